@@ -1,0 +1,528 @@
+"""InternVLChatModel: the ViT-MLP-LLM model of the InternVL 2.5 report (section 2.1, Figure 2).
+
+    pixels (N, 3, S, S) -> InternViT (N, 1 + P, C) -> drop class token -> pixel unshuffle (N, Q, 4C)
+    -> mlp1 (N, Q, D) ids (B, T) -> embed (B, T, D) -> fuse: the rows of <IMG_CONTEXT> become visual
+    tokens -> language model -> text
+
+State-dict keys, module paths and the signatures of `chat`, `batch_chat`, `extract_feature` and
+`pixel_shuffle` are those of the published checkpoints and the tools around them. `chat` and its kin
+live in `dialogue_internvl_chat.py`.
+
+    # B samples   T text positions   V vocabulary   D decoder width
+    # N tiles (all images and frames of the batch)   P patches per tile (1024)   Q visual tokens per
+    # tile (256)
+    # C ViT width   ph, pw  patch rows, columns   r  patches per side of a visual token
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import is_flash_attn_2_available, logging
+
+from .configuration_intern_vit import InternVisionConfig
+from .configuration_internlm2 import InternLM2Config  # noqa: F401  (loaders on 4.57 copy direct imports only)
+from .configuration_internvl_chat import InternVLChatConfig
+from .conversation import get_conv_template
+from .dialogue_internvl_chat import DialogueMixin
+from .modeling_intern_vit import InternVisionModel
+
+logger = logging.get_logger(__name__)
+
+IGNORE_INDEX = -100
+# The nine InternVL tokens close every published vocabulary, `<IMG_CONTEXT>` being the third of
+# them.
+_IMG_CONTEXT_FROM_END = 7
+
+
+def unshuffle_pixels(grid: torch.Tensor, ratio: float, version: str) -> torch.Tensor:
+    """Pixel unshuffle (report section 2.1): merge r x r neighbouring patches into one visual token,
+    r = 1 / ratio.
+
+    Args:
+        grid: (N, ph, pw, C), rows first; ph and pw divisible by r.
+        ratio: 0.5 in every published model.
+        version: "v2" gives (N, ph / r, pw / r, r * r * C); "v1" leaves the two grid axes swapped,
+            as the weights of InternVL-Chat 1.0 to 1.2 were trained.
+
+    Returns:
+        Tokens whose channels are ordered (row in the token, column in the token, C).
+
+    Raises:
+        ValueError: a grid that r does not divide.
+    """
+    N, ph, pw, C = grid.shape
+    r = round(1 / ratio)
+    if ph % r or pw % r:
+        raise ValueError(
+            f"a grid of {ph} x {pw} patches cannot be merged {r} x {r}; pass tiles whose sides "
+            "are multiples of "
+            f"{r} patches."
+        )
+    tokens = grid.reshape(N, ph // r, r, pw // r, r, C).permute(0, 1, 3, 2, 4, 5)
+    tokens = tokens.reshape(N, ph // r, pw // r, r * r * C)
+    return tokens if version == "v2" else tokens.transpose(1, 2).contiguous()
+
+
+def supervised_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    loss_weight: torch.Tensor | list | None = None,
+    num_items_in_batch: torch.Tensor | float | None = None,
+    all_gather: bool = False,
+) -> torch.Tensor:
+    """Next-token cross-entropy: sum(w * ce) / S over the labels that are not -100.
+
+    Without `loss_weight`, w = 1. S is `num_items_in_batch` when given (the sum of w over the whole
+    step), else the sum of w here; `all_gather` replaces the latter by its mean over the ranks, so
+    that averaging gradients over ranks gives the global weighted mean (report section 3.3.2).
+
+    Args:
+        logits: (B, T, V).
+        labels: (B, T) ids, -100 where nothing is to be learnt.
+        loss_weight: (B, T) weights aligned with `labels`.
+        num_items_in_batch: normaliser from the trainer.
+        all_gather: average the normaliser over the process group.
+    """
+    logits = logits[:, :-1].flatten(0, 1).float()
+    targets = labels[:, 1:].flatten().to(logits.device)
+    losses = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="none")
+    if loss_weight is None:
+        weights = (targets != IGNORE_INDEX).to(losses.dtype)
+    else:
+        weights = torch.as_tensor(loss_weight, dtype=torch.float32, device=losses.device)[
+            :, 1:
+        ].flatten()
+    total = weights.sum()
+    if all_gather and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)
+        total = total / torch.distributed.get_world_size()
+    if num_items_in_batch is not None:
+        total = torch.as_tensor(num_items_in_batch, device=losses.device)
+    return (losses * weights).sum() / total
+
+
+class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
+    """InternVL 1.5, 2.0 and 2.5 chat models of every size.
+
+    Args:
+        config: the configuration.
+        vision_model: a vision encoder to use in place of a new one.
+        language_model: a language model to use in place of a new one.
+        use_flash_attn: what published loading snippets pass; True asks for flash_attention_2 where
+            it can run.
+
+    Raises:
+        ValueError: LoRA layers wrapped into the weights, which have to be merged first.
+    """
+
+    config_class = InternVLChatConfig
+    base_model_prefix = "language_model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flash_attn_2 = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _no_split_modules = [  # noqa: RUF012
+        "InternVisionEncoderLayer",
+        "InternVisionEmbeddings",
+        "InternLM2DecoderLayer",
+        "LlamaDecoderLayer",
+        "Phi3DecoderLayer",
+        "Qwen2DecoderLayer",
+    ]
+
+    def __init__(
+        self,
+        config: InternVLChatConfig,
+        vision_model: nn.Module | None = None,
+        language_model: nn.Module | None = None,
+        use_flash_attn: bool | None = None,
+    ) -> None:
+        super().__init__(config)
+        if config.use_backbone_lora or config.use_llm_lora:
+            raise ValueError(
+                f"config.json says use_backbone_lora={config.use_backbone_lora}, "
+                f"use_llm_lora={config.use_llm_lora}: "
+                "the weights are wrapped in LoRA layers; merge them and set both to 0."
+            )
+        if use_flash_attn:
+            _prefer_flash_attention(config)
+        # 4.57 gives the sub-models of a config-built model their own dtypes; one dtype for all of
+        # them.
+        config.vision_config.dtype = config.llm_config.dtype = torch.get_default_dtype()
+
+        self.loss_type = "ForCausalLM"
+        self.select_layer = config.select_layer
+        self.template = config.template
+        self.num_image_token = config.num_image_token
+        self.downsample_ratio = config.downsample_ratio
+        self.ps_version = config.ps_version
+        self.img_context_token_id = config.img_context_token_id
+        self.conv_template = get_conv_template(config.template) if config.template else None
+        self.system_message = _system_message(config, self.conv_template)
+
+        self.vision_model = (
+            InternVisionModel(config.vision_config) if vision_model is None else vision_model
+        )
+        # Before the language model, so that planners of device maps keep it with the vision
+        # encoder.
+        self.mlp1 = _projector(config)
+        self.language_model = _language_model(config) if language_model is None else language_model
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise the projector; both sub-models initialise themselves."""
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, mean=0.0, std=0.02)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    # ------------------------------------------------------------------ embeddings
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the token embedding."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embedding."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the output layer."""
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the output layer."""
+        self.language_model.set_output_embeddings(new_embeddings)
+
+    @property
+    def context_token_id(self) -> int:
+        """Id of `<IMG_CONTEXT>`: set by `chat`, or from the config, or by the rule of the
+        published vocabularies."""
+        if self.img_context_token_id is not None:
+            return self.img_context_token_id
+        return self.config.llm_config.vocab_size - _IMG_CONTEXT_FROM_END
+
+    # ------------------------------------------------------------------ vision
+    def pixel_shuffle(self, x: torch.Tensor, scale_factor: float = 0.5) -> torch.Tensor:
+        """Pixel unshuffle in the order of `ps_version`; see `unshuffle_pixels`."""
+        return unshuffle_pixels(x, scale_factor, self.ps_version)
+
+    def extract_feature(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Encode tiles (N, 3, H, W) to visual tokens (N, Q, D), ready to stand for `<IMG_CONTEXT>`.
+
+        Raises:
+            ValueError: `select_layer` outside the encoder, or sides that pixel unshuffle cannot
+                merge.
+        """
+        vision = self.config.vision_config
+        hidden = self.vision_model(
+            pixel_values, output_hidden_states=False, num_layers=self._num_vision_layers()
+        ).last_hidden_state
+        ph, pw = (side // vision.patch_size for side in pixel_values.shape[-2:])
+        grid = hidden[:, 1:].unflatten(1, (ph, pw))  # (N, ph, pw, C), class token dropped
+        tokens = self.pixel_shuffle(grid, self.downsample_ratio).flatten(1, 2)  # (N, Q, r * r * C)
+        return self.mlp1(tokens)
+
+    def get_image_features(
+        self, pixel_values: torch.Tensor, image_flags: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """As `extract_feature`, keeping only the tiles that `image_flags` (N,) marks with 1."""
+        features = self.extract_feature(pixel_values)
+        return features if image_flags is None else features[_kept_tiles(image_flags, features)]
+
+    def _num_vision_layers(self) -> int | None:
+        """Blocks to run: hidden state `select_layer` of the L + 1 is the output of that many."""
+        L = self.config.vision_config.num_hidden_layers
+        layers = self.select_layer if self.select_layer >= 0 else L + 1 + self.select_layer
+        if not 0 <= layers <= L:
+            raise ValueError(
+                f"select_layer is {self.select_layer}, but the vision encoder has {L} layers; "
+                "correct config.json."
+            )
+        return layers
+
+    def fuse(
+        self, embeds: torch.Tensor, input_ids: torch.Tensor, visual: torch.Tensor
+    ) -> torch.Tensor:
+        """Put visual tokens in the places of `<IMG_CONTEXT>`, in order.
+
+        Args:
+            embeds: (B, T, D) token embeddings.
+            input_ids: (B, T) ids.
+            visual: (N, Q, D), or any shape ending in D, visual tokens in reading order over the
+                batch.
+
+        Raises:
+            ValueError: places and visual tokens differ in number.
+        """
+        places = input_ids == self.context_token_id
+        visual = visual.reshape(-1, visual.shape[-1])
+        if not torch.compiler.is_compiling() and int(places.sum()) != visual.shape[0]:
+            raise ValueError(
+                f"the prompt has {int(places.sum())} <IMG_CONTEXT> tokens (id "
+                f"{self.context_token_id}) but the images "
+                f"give {visual.shape[0]} visual tokens ({self.num_image_token} per tile of "
+                f"{self.config.tile_size} px); "
+                "build the prompt and pixel_values from the same images, and use the "
+                "checkpoint's own tokenizer "
+                "(config.img_context_token_id names the id)."
+            )
+        return embeds.masked_scatter(
+            places[..., None].to(embeds.device), visual.to(embeds.device, embeds.dtype)
+        )
+
+    def _embed(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        pixel_values: torch.Tensor | None,
+        visual_features: torch.Tensor | None,
+        image_flags: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """Token embeddings with the images in place."""
+        if inputs_embeds is None and input_ids is not None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if pixel_values is None and visual_features is None:
+            return inputs_embeds
+        if input_ids is None:
+            raise ValueError(
+                "images were given without input_ids, so nobody can tell where they belong; pass "
+                "input_ids."
+            )
+        visual = self.extract_feature(pixel_values) if visual_features is None else visual_features
+        if image_flags is None:
+            return self.fuse(inputs_embeds, input_ids, visual)
+        kept = _kept_tiles(image_flags, visual)
+        fused = self.fuse(inputs_embeds, input_ids, visual[kept])
+        # Padding tiles take part with weight 0, so that every rank runs the encoder backwards
+        # (sharded training).
+        return fused + (visual[~kept].sum() * 0).to(fused.device, fused.dtype)
+
+    # ------------------------------------------------------------------ forward
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        image_flags: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        loss_weight: torch.Tensor | list | None = None,
+        loss_reduction_all_gather: bool = False,
+        *,
+        inputs_embeds: torch.Tensor | None = None,
+        visual_features: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: torch.Tensor | float | None = None,
+        **kwargs: Any,
+    ) -> tuple | CausalLMOutputWithPast:
+        """Compute logits and, with `labels`, the loss.
+
+        Several samples packed in one row are kept apart when `position_ids` restart at 0.
+
+        Args:
+            pixel_values: (N, 3, S, S) tiles in reading order over the batch.
+            input_ids: (B, T) ids with Q `<IMG_CONTEXT>` per tile.
+            attention_mask: (B, T), 1 for tokens, 0 for padding.
+            position_ids: (B, T) positions.
+            image_flags: (N,) or (N, 1), 1 for a real tile and 0 for a padding tile.
+            past_key_values: cache of the positions before `input_ids`.
+            labels: (B, T) ids to predict, -100 elsewhere.
+            use_cache: return the cache; off for packed rows.
+            output_attentions: return attention weights (eager attention only).
+            output_hidden_states: return the decoder's hidden states.
+            return_dict: False for a plain tuple.
+            loss_weight: (B, T) weights of the labels, see `supervised_loss`.
+            loss_reduction_all_gather: average the normaliser of the loss over ranks.
+            inputs_embeds: (B, T, D) in place of embedding `input_ids`.
+            visual_features: (N, Q, D) from `extract_feature`, in place of `pixel_values`.
+            logits_to_keep: compute logits only for that many last positions; 0 for all.
+            num_items_in_batch: normaliser of the loss from the trainer.
+            **kwargs: passed to the language model.
+
+        Raises:
+            ValueError: images and text that do not fit, or packed rows with a cache.
+        """
+        inputs_embeds = self._embed(
+            input_ids, inputs_embeds, pixel_values, visual_features, image_flags
+        )
+        if position_ids is not None and past_key_values is None:
+            attention_mask, use_cache = _isolate_packed_rows(
+                attention_mask, position_ids, use_cache
+            )
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+        loss = None
+        if labels is not None:
+            loss = supervised_loss(
+                outputs.logits, labels, loss_weight, num_items_in_batch, loss_reduction_all_gather
+            )
+        result = CausalLMOutputWithPast(
+            loss=loss,
+            logits=outputs.logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return result.to_tuple() if return_dict is False else result
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.LongTensor | None = None,
+        generation_config: Any = None,
+        *args: Any,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.LongTensor | None = None,
+        visual_features: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        image_flags: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate, with transformers' contract.
+
+        The vision encoder runs once, before the prompt is repeated for beams or several answers, so
+        every sequence sees its own sample's tiles.
+
+        Args:
+            inputs: the same as `input_ids`.
+            generation_config: as in transformers.
+            *args: as in transformers.
+            pixel_values: (N, 3, S, S) tiles in reading order over the batch.
+            input_ids: (B, T) prompts, left-padded, with Q `<IMG_CONTEXT>` per tile.
+            visual_features: (N, Q, D) from `extract_feature`, in place of `pixel_values`.
+            inputs_embeds: (B, T, D) embedded prompts.
+            image_flags: (N,) 1 for a real tile, 0 for a padding tile.
+            **kwargs: `attention_mask` and all that transformers' `generate` takes.
+
+        Returns:
+            Prompt and new ids for `input_ids` with or without `pixel_values`; new ids alone for
+            `visual_features` or `inputs_embeds`, where penalties see only what was generated, as in
+            the official `generate`.
+
+        Raises:
+            ValueError: images and text that do not fit.
+        """
+        input_ids = inputs if input_ids is None else input_ids
+        only_new = visual_features is not None or (inputs_embeds is not None and input_ids is None)
+        if pixel_values is not None or visual_features is not None:
+            inputs_embeds = self._embed(
+                input_ids, inputs_embeds, pixel_values, visual_features, image_flags
+            )
+        if inputs_embeds is not None:
+            kwargs["inputs_embeds"] = inputs_embeds
+        return super().generate(None if only_new else input_ids, generation_config, *args, **kwargs)
+
+
+def _projector(config: InternVLChatConfig) -> nn.Sequential:
+    """mlp1: from r * r * C merged channels to the width of the language model."""
+    merged = config.vision_config.hidden_size * round(1 / config.downsample_ratio) ** 2
+    D = config.llm_config.hidden_size
+    return nn.Sequential(nn.LayerNorm(merged), nn.Linear(merged, D), nn.GELU(), nn.Linear(D, D))
+
+
+def _language_model(config: InternVLChatConfig) -> nn.Module:
+    if config.llm_config.model_type == "internlm2":
+        from .modeling_internlm2 import InternLM2ForCausalLM
+
+        return InternLM2ForCausalLM(config.llm_config)
+    return AutoModelForCausalLM.from_config(config.llm_config)
+
+
+def _system_message(config: InternVLChatConfig, conversation: Any) -> str | None:
+    if config.system_message is not None:
+        return config.system_message
+    return None if conversation is None else conversation.system_message
+
+
+def _prefer_flash_attention(config: InternVLChatConfig) -> None:
+    """Honour `use_flash_attn=True` where the kernels exist; elsewhere attention stays as
+    transformers chose."""
+    if not (torch.cuda.is_available() and is_flash_attn_2_available()):
+        logger.warning_once(
+            "use_flash_attn=True was asked for, but flash-attn or a CUDA device is missing; "
+            "attention is "
+            f"{config.vision_config._attn_implementation or 'sdpa'}, which gives the same answers."
+        )
+        return
+    for part in (config.vision_config, config.llm_config):
+        part._attn_implementation = "flash_attention_2"
+
+
+def _kept_tiles(image_flags: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """Boolean (N,) of the tiles that are real.
+
+    Raises:
+        ValueError: not one flag per tile.
+    """
+    kept = image_flags.reshape(-1).to(features.device) == 1
+    if kept.shape[0] != features.shape[0]:
+        raise ValueError(
+            f"image_flags has {kept.shape[0]} entries but there are {features.shape[0]} tiles; "
+            "the collator must emit one "
+            "flag per tile (1 = real, 0 = padding)."
+        )
+    return kept
+
+
+def _isolate_packed_rows(
+    attention_mask: torch.Tensor | None, position_ids: torch.Tensor, use_cache: bool | None
+) -> tuple[torch.Tensor | None, bool | None]:
+    """Make transformers see packed rows: it does so only without a mask and without a cache, else
+    silently not.
+
+    A row is packed when more than one unmasked position is 0. Returns the mask and `use_cache` to
+    go on with.
+    """
+    if attention_mask is not None and attention_mask.ndim != 2:
+        return attention_mask, use_cache
+    if attention_mask is None:
+        if use_cache is None:
+            return None, False
+        starts = position_ids == 0
+    else:
+        starts = (position_ids == 0) & attention_mask.bool().to(position_ids.device)
+    if torch.compiler.is_compiling() or not bool((starts.sum(-1) > 1).any()):
+        return attention_mask, use_cache
+    if use_cache:
+        raise ValueError(
+            "position_ids restart within a row (packed samples) and use_cache=True: a cache "
+            "cannot keep packed samples "
+            "apart; pass use_cache=False."
+        )
+    return None, False
+
+
+# Kept for tools that read it from this module.
+__all__ = ["InternVLChatConfig", "InternVLChatModel", "InternVisionConfig", "InternVisionModel"]
