@@ -333,6 +333,7 @@ class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
         *,
         inputs_embeds: torch.Tensor | None = None,
         visual_features: torch.Tensor | None = None,
+        num_tiles: list[int] | torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | float | None = None,
         **kwargs: Any,
@@ -357,6 +358,7 @@ class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
             loss_reduction_all_gather: average the normaliser of the loss over ranks.
             inputs_embeds: (B, T, D) in place of embedding `input_ids`.
             visual_features: (N, Q, D) from `extract_feature`, in place of `pixel_values`.
+            num_tiles: tiles of each image, as the processor returns them; they must sum to N.
             logits_to_keep: compute logits only for that many last positions; 0 for all.
             num_items_in_batch: normaliser of the loss from the trainer.
             **kwargs: passed to the language model.
@@ -364,6 +366,7 @@ class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: images and text that do not fit, or packed rows with a cache.
         """
+        _check_num_tiles(num_tiles, pixel_values)
         inputs_embeds = self._embed(
             input_ids, inputs_embeds, pixel_values, visual_features, image_flags
         )
@@ -408,6 +411,7 @@ class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
         visual_features: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         image_flags: torch.Tensor | None = None,
+        num_tiles: list[int] | torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """Generate, with transformers' contract.
@@ -424,6 +428,7 @@ class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
             visual_features: (N, Q, D) from `extract_feature`, in place of `pixel_values`.
             inputs_embeds: (B, T, D) embedded prompts.
             image_flags: (N,) 1 for a real tile, 0 for a padding tile.
+            num_tiles: tiles of each image, as the processor returns them; they must sum to N.
             **kwargs: `attention_mask` and all that transformers' `generate` takes.
 
         Returns:
@@ -434,6 +439,7 @@ class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: images and text that do not fit.
         """
+        _check_num_tiles(num_tiles, pixel_values)
         input_ids = inputs if input_ids is None else input_ids
         only_new = visual_features is not None or (inputs_embeds is not None and input_ids is None)
         if pixel_values is not None or visual_features is not None:
@@ -478,6 +484,24 @@ def _prefer_flash_attention(config: InternVLChatConfig) -> None:
         return
     for part in (config.vision_config, config.llm_config):
         part._attn_implementation = "flash_attention_2"
+
+
+def _check_num_tiles(
+    num_tiles: list[int] | torch.Tensor | None, pixel_values: torch.Tensor | None
+) -> None:
+    """Check that images and tiles were not parted on the way from the processor.
+
+    Raises:
+        ValueError: `num_tiles` does not sum to the tiles.
+    """
+    if num_tiles is None:
+        return
+    tiles = 0 if pixel_values is None else pixel_values.shape[0]
+    if (total := sum(map(int, num_tiles))) != tiles:
+        raise ValueError(
+            f"num_tiles sums to {total} but pixel_values has {tiles} tiles; pass both as the "
+            "processor returned them."
+        )
 
 
 def _kept_tiles(image_flags: torch.Tensor, features: torch.Tensor) -> torch.Tensor:

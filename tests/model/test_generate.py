@@ -155,6 +155,10 @@ def test_more_or_fewer_visual_tokens_than_places_are_refused(batch):
             model.generate(input_ids=ids, pixel_values=tiles, **GREEDY)
     with pytest.raises(ValueError, match="images were given without input_ids"):
         model(inputs_embeds=torch.zeros(1, 3, 8), pixel_values=singles[1]["pixel_values"])
+    with pytest.raises(ValueError, match="num_tiles sums to 4 but pixel_values has 5"):
+        model(**singles[0], num_tiles=[4])
+    with pytest.raises(ValueError, match="num_tiles sums to 4 but pixel_values has 5"):
+        model.generate(**singles[0], num_tiles=[4], **GREEDY)
     with pytest.raises(ValueError, match="image_flags has 2 entries but there are 5 tiles"):
         model(**singles[0], image_flags=torch.ones(2))
 
