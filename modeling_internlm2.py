@@ -28,6 +28,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .configuration_intern_vit import same_settings  # noqa: F401  (its closure, for 4.57)
 from .configuration_internlm2 import InternLM2Config
 
 # 4.57 also asks for cache_position and calls the embeddings `input_embeds`.

@@ -1,0 +1,1 @@
+"""Checkpoints: the files of the published ones, and what builds them."""
