@@ -1,4 +1,4 @@
-"""Every Python block of the README runs, in order, as a reader would run it; and its links lead somewhere."""
+"""Every Python block of the README runs as a reader would run it, and its links lead somewhere."""
 
 from __future__ import annotations
 
