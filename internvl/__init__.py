@@ -1,1 +1,1 @@
-"""The workshop around the InternVL model repository: loading, chat, training, data and evaluation."""
+"""The workshop around the model repository: loading, chat, training, data and evaluation."""

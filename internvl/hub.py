@@ -12,11 +12,8 @@ repository, weights are safetensors, tokenizers are transformers' own (or our `I
 from __future__ import annotations
 
 import importlib
-import json
 import logging
-import re
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
@@ -24,18 +21,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from internvl.source_files import (
+    CODE,
+    DATA,
+    SETTINGS,
+    check_weights,
+    optional_json,
+    read_json,
+    resolve,
+    some,
+)
+
 logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO = REPOSITORY / "demo"
 CHAT_TYPE, VISION_TYPE = "internvl_chat", "intern_vit_6b"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
-# What a snapshot of the Hub is made of here: data. Neither code nor pickles are downloaded.
-DATA = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")
-CODE = ("*.py", *DATA)
 _PACKAGE = "internvl_hub"
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_SHOWN = 8
 _PROCESSOR_FIELDS = ("frame_prefix", "image_labels", "image_seq_length", "template")
 
 
@@ -104,13 +106,13 @@ def load(
         ImportError: an optional package is needed; the message names the extra that brings it.
     """
     patterns = CODE if trust_source_code else DATA
-    folder = _resolve(source, subfolder, revision, patterns)
-    fields = _read_json(folder / "config.json")
+    folder = resolve(DEMO if source is None else source, subfolder, revision, patterns)
+    fields = read_json(folder / "config.json")
     if (folder / "adapter_config.json").exists():
         raise ValueError(
             f"{folder} is a PEFT adapter; pass it as `adapter`, and its base model as `source`."
         )
-    _check_weights(folder)
+    check_weights(folder)
     options = {
         "dtype": _dtype(dtype),
         "device_map": device_map,
@@ -118,163 +120,42 @@ def load(
     }
     options = {key: value for key, value in options.items() if value is not None}
     model_type = fields.get("model_type")
-    if trust_source_code:
-        model = _foreign_model(folder, options)
-    elif model_type == CHAT_TYPE:
-        model = _chat_model(folder, fields, options)
-    elif model_type == VISION_TYPE:
-        model = _vision_model(folder, fields, options)
-    else:
+    if model_type not in (CHAT_TYPE, VISION_TYPE):
         raise ValueError(_unknown_type(folder, model_type))
+    config = _config(fields)
+    code = _Code(folder, subfolder) if trust_source_code else None
+    tokenizer = None
     if model_type == VISION_TYPE:
-        tokenizer, processor = None, _image_processor(folder, vision=model.config)
+        processor = _image_processor(folder, vision=config)
+    else:  # before minutes of loading
+        tokenizer = _tokenizer(folder, config, code)
+        _check_tokenizer(folder, tokenizer, config)
+        processor = _processor(folder, config, tokenizer, code)
+    if code is not None:
+        logger.warning("running the code that %s carries", code.root)
+        model = code.load("AutoModel", use_safetensors=True, **options)
     else:
-        tokenizer = _tokenizer(folder, model.config, trust_source_code)
-        _check_tokenizer(folder, tokenizer, model.config)
+        model = _model(folder, config, options)
+    if tokenizer is not None:
         model.img_context_token_id = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
-        processor = _processor(folder, model.config, tokenizer, trust_source_code)
     if adapter is not None:
-        model = _with_adapter(model, _resolve(adapter, None, None, DATA))
+        model = _with_adapter(model, resolve(adapter))
     return Loaded(model.eval(), processor, tokenizer)
 
 
-# ---------------------------------------------------------------------- files
-def _resolve(
-    source: str | Path | None, subfolder: str | None, revision: str | None, patterns: Iterable[str]
-) -> Path:
-    """The local folder of a source; what is on the Hub is downloaded, or found in its cache."""
-    if source is None:
-        folder = DEMO
-    elif Path(source).expanduser().is_dir():
-        folder = Path(source).expanduser()
-    elif isinstance(source, str) and _HUB_ID.fullmatch(source):
-        folder = _snapshot(source, subfolder, revision, patterns)
-    else:
-        raise FileNotFoundError(
-            f"{source} is neither a folder nor the id of a Hub repository (owner/name)."
-        )
-    folder = folder / (subfolder or "")
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} does not exist; check source and subfolder.")
-    return folder
-
-
-def _snapshot(
-    source: str, subfolder: str | None, revision: str | None, patterns: Iterable[str]
-) -> Path:
-    from huggingface_hub import snapshot_download
-
-    prefix = f"{subfolder.strip('/')}/" if subfolder else ""
-    try:
-        folder = snapshot_download(
-            source,
-            revision=revision,
-            allow_patterns=[prefix + pattern for pattern in patterns],
-            ignore_patterns=None if subfolder else ["*/*"],
-        )
-    except (OSError, ValueError) as error:  # not found, not reachable, not an id
-        raise FileNotFoundError(
-            f"{source} is not a folder here, and the Hub repository of that name could not be "
-            f"read: {error}"
-        ) from error
-    logger.info("%s is %s", source, folder)  # the folder is named after the commit
-    return Path(folder)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(
-            f"{path.parent} has no {path.name}, so it is not a checkpoint; check source and "
-            "subfolder."
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}); download the checkpoint again."
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} holds a {type(content).__name__}, expected an object; download it again."
-        )
-    return content
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    return _read_json(path) if path.is_file() else {}
-
-
-def _check_weights(folder: Path) -> None:
-    """Refuse weights that are pickled, incomplete or damaged, before anything is built.
-
-    Raises:
-        ValueError: which, and of what file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    index = _optional_json(folder / "model.safetensors.index.json")
-    if index:
-        files = sorted(set(index.get("weight_map", {}).values()))
-        missing = [name for name in files if not (folder / name).is_file()]
-        if missing:
-            raise ValueError(
-                f"{folder} lacks {_some(missing)} of the {len(files)} weight files that its index "
-                "names; "
-                "download the checkpoint again."
-            )
-    elif (folder / "model.safetensors").is_file():
-        files = ["model.safetensors"]
-    else:
-        pickled = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
-        if pickled:
-            raise ValueError(
-                f"{folder} holds pickled weights only ({_some(pickled)}). Unpickling runs code "
-                "that the file carries, "
-                "so they are refused; convert them to safetensors, or take a revision of the "
-                "checkpoint that has them."
-            )
-        raise ValueError(
-            f"{folder} holds no model.safetensors and no index of one; weights are read from "
-            "safetensors."
-        )
-    for name in files:
-        try:
-            with safe_open(folder / name, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{folder / name} is damaged or incomplete ({error}); download it again."
-            ) from error
-    if (folder / "custom_generate").exists():
-        raise ValueError(
-            f"{folder} holds custom_generate/, code that transformers 4.57 would run without "
-            "asking; remove that "
-            "folder from the checkpoint."
-        )
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first few of many names."""
-    names = list(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
+# ---------------------------------------------------------------------- models
 def _unknown_type(folder: Path, model_type: Any) -> str:
     if model_type in ("internvl", "internvl_vision"):
         return (
-            f"{folder} is in the layout of transformers' own InternVL (model_type "
-            f"{model_type!r}); load it with "
-            "transformers, or convert it to the published layout."
+            f"{folder} is in the layout of transformers' own InternVL (model_type {model_type!r}); "
+            "load it with transformers, or convert it to the published layout."
         )
     return (
         f"{folder} has model_type {model_type!r} in config.json, expected {CHAT_TYPE!r} or "
-        f"{VISION_TYPE!r}; "
-        "it is not an InternVL checkpoint of this family."
+        f"{VISION_TYPE!r}; it is not an InternVL checkpoint of this family."
     )
 
 
-# ---------------------------------------------------------------------- models
 def _dtype(dtype: Any) -> Any:
     """Turn the name of a dtype into the dtype; "auto" and None stay."""
     import torch
@@ -282,34 +163,31 @@ def _dtype(dtype: Any) -> Any:
     if not isinstance(dtype, str) or dtype == "auto":
         return dtype
     found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype):
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(
             f'dtype is {dtype!r}, expected "auto" or the name of a torch dtype such as "bfloat16".'
         )
     return found
 
 
-def _chat_model(folder: Path, fields: dict[str, Any], options: dict[str, Any]) -> Any:
-    modeling = ring0("modeling_internvl_chat")
-    config = modeling.InternVLChatConfig.from_dict(fields)
-    _conversation(config)  # before minutes of loading
-    return _strict(modeling.InternVLChatModel, folder, config, options)
+def _config(fields: dict[str, Any]) -> Any:
+    """Build the config of a chat model or of a vision encoder."""
+    if fields["model_type"] == VISION_TYPE:
+        return ring0("configuration_intern_vit").InternVisionConfig.from_dict(fields)
+    return ring0("configuration_internvl_chat").InternVLChatConfig.from_dict(fields)
 
 
-def _vision_model(folder: Path, fields: dict[str, Any], options: dict[str, Any]) -> Any:
-    modeling = ring0("modeling_intern_vit")
-    return _strict(
-        modeling.InternVisionModel, folder, modeling.InternVisionConfig.from_dict(fields), options
-    )
-
-
-def _strict(model_class: Any, folder: Path, config: Any, options: dict[str, Any]) -> Any:
+def _model(folder: Path, config: Any, options: dict[str, Any]) -> Any:
     """Load weights, and refuse to go on with a model that did not get all of its own and only
     those.
 
     Raises:
         ValueError: names of weights that are missing, unexpected or of another shape.
     """
+    if config.model_type == VISION_TYPE:
+        model_class = ring0("modeling_intern_vit").InternVisionModel
+    else:
+        model_class = ring0("modeling_internvl_chat").InternVLChatModel
     model, report = model_class.from_pretrained(
         folder,
         config=config,
@@ -322,7 +200,7 @@ def _strict(model_class: Any, folder: Path, config: Any, options: dict[str, Any]
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         names = sorted(_mismatch(key) for key in report.get(kind) or ())
         if names:
-            faults.append(f"{kind.replace('_', ' ')}: {_some(names)}")
+            faults.append(f"{kind.replace('_', ' ')}: {some(names)}")
     if faults:
         raise ValueError(
             f"the weights in {folder} do not fit its config.json ({'; '.join(faults)}); the two "
@@ -340,13 +218,20 @@ def _mismatch(key: Any) -> str:
     return f"{name} has {tuple(found)}, expected {tuple(expected)}"
 
 
-def _foreign_model(folder: Path, options: dict[str, Any]) -> Any:
-    from transformers import AutoModel
+class _Code:
+    """A source whose own code is to run: its root has the code, its subfolder the checkpoint."""
 
-    logger.warning("running the model code that %s carries", folder)
-    return AutoModel.from_pretrained(
-        folder, trust_remote_code=True, use_safetensors=True, **options
-    )
+    def __init__(self, folder: Path, subfolder: str | None) -> None:
+        depth = len(Path(subfolder or "").parts)
+        self.root = folder.parents[depth - 1] if depth else folder
+        self.where = {"subfolder": subfolder} if depth else {}
+
+    def load(self, auto_class: str, **options: Any) -> Any:
+        """Load with one of transformers' Auto classes."""
+        import transformers
+
+        auto = getattr(transformers, auto_class)
+        return auto.from_pretrained(self.root, trust_remote_code=True, **self.where, **options)
 
 
 def _with_adapter(model: Any, folder: Path) -> Any:
@@ -356,7 +241,7 @@ def _with_adapter(model: Any, folder: Path) -> Any:
         ImportError: peft is not installed.
         ValueError: not an adapter, a pickled one, or one for another model.
     """
-    fields = _optional_json(folder / "adapter_config.json")
+    fields = optional_json(folder / "adapter_config.json")
     if not fields:
         raise ValueError(
             f"{folder} has no adapter_config.json, so it is not a PEFT adapter; check `adapter`."
@@ -375,7 +260,7 @@ def _with_adapter(model: Any, folder: Path) -> Any:
 
     try:
         adapted = PeftModel.from_pretrained(model, folder, use_safetensors=True)
-    except RuntimeError as error:  # shapes
+    except (RuntimeError, ValueError) as error:  # shapes, or no such layers
         raise ValueError(f"the adapter in {folder} does not fit the model: {error}") from error
     with safe_open(weights, framework="pt") as file:
         stored = set(file.keys())
@@ -383,8 +268,8 @@ def _with_adapter(model: Any, folder: Path) -> Any:
     if stored != expected:
         raise ValueError(
             f"the adapter in {folder} does not fit the model (missing: "
-            f"{_some(sorted(expected - stored)) or 'none'}; "
-            f"unexpected: {_some(sorted(stored - expected)) or 'none'}); use the base model it "
+            f"{some(sorted(expected - stored)) or 'none'}; "
+            f"unexpected: {some(sorted(stored - expected)) or 'none'}); use the base model it "
             "was trained on, "
             f"{fields.get('base_model_name_or_path')!r}."
         )
@@ -392,7 +277,7 @@ def _with_adapter(model: Any, folder: Path) -> Any:
 
 
 # ---------------------------------------------------------------------- tokenizer
-def _tokenizer(folder: Path, config: Any, trust_source_code: bool) -> Any:
+def _tokenizer(folder: Path, config: Any, code: _Code | None = None) -> Any:
     """A tokenizer of transformers' own, or our InternLM2 one.
 
     Raises:
@@ -400,16 +285,22 @@ def _tokenizer(folder: Path, config: Any, trust_source_code: bool) -> Any:
     """
     from transformers import AutoTokenizer
 
-    fields = _optional_json(folder / "tokenizer_config.json")
+    fields = optional_json(folder / "tokenizer_config.json")
     if not fields and not (folder / "tokenizer.json").is_file():
         raise ValueError(
             f"{folder} has no tokenizer_config.json and no tokenizer.json; add the checkpoint's "
             "tokenizer."
         )
-    if trust_source_code:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    if code is not None:
+        return code.load("AutoTokenizer")
     if str(fields.get("tokenizer_class", "")).startswith("InternLM2Tokenizer"):
-        return ring0("tokenization_internlm2").InternLM2Tokenizer.from_pretrained(folder)
+        try:
+            module = ring0("tokenization_internlm2")
+        except ImportError as error:
+            raise ImportError(
+                f"the tokenizer in {folder} needs sentencepiece: pip install 'internvl[internlm]'"
+            ) from error
+        return module.InternLM2Tokenizer.from_pretrained(folder)
     if "auto_map" in fields:
         raise ValueError(
             f"the tokenizer in {folder} is code of the checkpoint ({fields['auto_map']}), which "
@@ -501,16 +392,15 @@ def prepare(
         FileNotFoundError: as in `load`.
         ValueError: as in `load`, and for a vision encoder, which has no prompt.
     """
-    patterns = [pattern for pattern in DATA if pattern != "*.safetensors"]
-    folder = _resolve(source, subfolder, revision, patterns)
-    fields = _read_json(folder / "config.json")
+    folder = resolve(DEMO if source is None else source, subfolder, revision, SETTINGS)
+    fields = read_json(folder / "config.json")
     if fields.get("model_type") != CHAT_TYPE:
         raise ValueError(_unknown_type(folder, fields.get("model_type")))
-    config = ring0("configuration_internvl_chat").InternVLChatConfig.from_dict(fields)
-    tokenizer = _tokenizer(folder, config, trust_source_code=False)
+    config = _config(fields)
+    tokenizer = _tokenizer(folder, config)
     _check_tokenizer(folder, tokenizer, config)
-    processor = _processor(folder, config, tokenizer, trust_source_code=False)
-    return Prepared(config, processor, tokenizer, _optional_json(folder / "generation_config.json"))
+    processor = _processor(folder, config, tokenizer)
+    return Prepared(config, processor, tokenizer, optional_json(folder / "generation_config.json"))
 
 
 def _image_processor(folder: Path, *, chat: Any = None, vision: Any = None) -> Any:
@@ -521,7 +411,7 @@ def _image_processor(folder: Path, *, chat: Any = None, vision: Any = None) -> A
     image_processor = ring0(
         "preprocessor.image_processing_internvl_chat"
     ).InternVLChatImageProcessor
-    fields = _optional_json(folder / "preprocessor_config.json")
+    fields = optional_json(folder / "preprocessor_config.json")
     if fields.get("image_processor_type") == image_processor.__name__:
         return image_processor(**fields)
     if chat is None:  # an encoder alone sees whole images
@@ -536,17 +426,15 @@ def _image_processor(folder: Path, *, chat: Any = None, vision: Any = None) -> A
     )
 
 
-def _processor(folder: Path, config: Any, tokenizer: Any, trust_source_code: bool) -> Any:
+def _processor(folder: Path, config: Any, tokenizer: Any, code: _Code | None = None) -> Any:
     """Our processor: with the folder's settings when they are of our kind, else with the config's.
 
     Raises:
         ValueError: settings that contradict the config.
     """
-    fields = _optional_json(folder / "processor_config.json")
-    if trust_source_code and "auto_map" in fields:
-        from transformers import AutoProcessor
-
-        return AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    fields = optional_json(folder / "processor_config.json")
+    if code is not None and "auto_map" in fields:
+        return code.load("AutoProcessor")
     module = ring0("preprocessor.processing_internvl_chat")
     own = fields.get("processor_class") == module.InternVLChatProcessor.__name__
     settings = {key: fields[key] for key in _PROCESSOR_FIELDS if own and key in fields}
@@ -576,7 +464,7 @@ def _processor(folder: Path, config: Any, tokenizer: Any, trust_source_code: boo
         template = ring0("conversation").chat_template(_conversation(config))
     tokenizer.chat_template = template
     processor = module.InternVLChatProcessor(images, tokenizer, chat_template=template, **settings)
-    video = _optional_json(folder / "video_preprocessor_config.json")
+    video = optional_json(folder / "video_preprocessor_config.json")
     if video.get("video_processor_type") == type(processor.video_processor).__name__:
         processor.video_processor = type(processor.video_processor)(**video)
     return processor

@@ -22,7 +22,8 @@ THIRD_PARTY = {
 EXTRA = {"tokenization_internlm2.py": {"sentencepiece"}}
 LEAVES = {"hub", "grounding", "answers"}
 MAY_IMPORT = {
-    "hub": set(),
+    "hub": {"source_files"},
+    "source_files": set(),
     "grounding": set(),
     "answers": set(),
     "data": LEAVES,

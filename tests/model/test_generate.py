@@ -271,3 +271,13 @@ def test_resizing_the_vocabulary(name):
     assert model.get_output_embeddings().weight.shape[0] == rows + 3
     assert model.config.llm_config.vocab_size == rows + 3
     assert model(input_ids=torch.tensor([[rows + 2]])).logits.shape[-1] == rows + 3
+
+
+@torch.no_grad()
+def test_the_forward_pass_compiles_to_one_graph():
+    name = "internlm2"  # the one decoder that is not transformers' own
+    model = support.load(name)
+    ids = support.golden(name)["logits.image_single.input_ids"]
+    inputs = {"input_ids": ids, "pixel_values": support.pixels(name, "C")}
+    compiled = torch.compile(model.__call__, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits)

@@ -52,8 +52,7 @@ TEXTS = [
     "你好，世界！视觉语言模型",  # noqa: RUF001
     "emoji 🙂 and 👩‍🚀, never seen in training: ﷽ ᚠ",
     "3.14159 = π",
-    "▁ is the character that stands for a space",
-    "<0x0A> </s> <s> <unk>",
+    "<0x0A> is not a byte",
 ]
 
 
@@ -71,8 +70,7 @@ def train(folder: Path, dummy_prefix: bool) -> Path:
         add_dummy_prefix=dummy_prefix,
         remove_extra_whitespaces=False,
         normalization_rule_name="identity",
-        # The last is an ordinary piece that happens to be spelt like a token added later.
-        user_defined_symbols=[*PLACEHOLDERS, "<quad>"],
+        user_defined_symbols=PLACEHOLDERS,
         num_threads=1,
         minloglevel=2,
     )
@@ -80,7 +78,7 @@ def train(folder: Path, dummy_prefix: bool) -> Path:
     return folder
 
 
-def describe(folder: Path, dummy_prefix: bool) -> Path:
+def describe(folder: Path) -> Path:
     """Write the JSON files that stand beside tokenizer.model in a published checkpoint."""
     pieces = sentencepiece.SentencePieceProcessor(str(folder / "tokenizer.model"))
     ids = dict(zip(["<unk>", "<s>", "</s>"], range(3), strict=True))
@@ -114,8 +112,7 @@ def describe(folder: Path, dummy_prefix: bool) -> Path:
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "dummy_prefix"])
 def folder(request, tmp_path_factory) -> Path:
     """A tokenizer folder; the published model has no dummy prefix, its ancestors had one."""
-    made = train(tmp_path_factory.mktemp("internlm2"), request.param)
-    return describe(made, request.param)
+    return describe(train(tmp_path_factory.mktemp("internlm2"), request.param))
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +130,7 @@ def ids_of(tokenizer, text: str, **options) -> list[int]:
 
 
 # ------------------------------------------------------------------------------ ids
-@pytest.mark.parametrize("text", TEXTS[:9])
+@pytest.mark.parametrize("text", TEXTS)
 def test_ids_are_those_of_sentencepiece_after_the_first(tokenizer, pieces, text):
     assert tokenizer(text)["input_ids"] == [1, *pieces.encode(text)]
     assert ids_of(tokenizer, text) == pieces.encode(text)
@@ -178,15 +175,29 @@ def test_a_placeholder_is_not_the_token_that_took_its_id(tokenizer, pieces, plac
     assert tokenizer.decode(ids) == text
 
 
+def test_a_piece_that_was_made_special_is_spelt_out(folder):
+    tokenizer = InternLM2Tokenizer.from_pretrained(folder)
+    pieces = ids_of(tokenizer, "a def")
+    piece = tokenizer.convert_ids_to_tokens(pieces[-1])
+    assert piece.endswith("def")
+    tokenizer.add_tokens([piece])
+    assert ids_of(tokenizer, "a def", split_special_tokens=True) == pieces
+    special = InternLM2Tokenizer.from_pretrained(folder)
+    special.add_tokens([piece], special_tokens=True)
+    assert special.convert_tokens_to_ids(piece) == pieces[-1]
+    ids = ids_of(special, "a def", split_special_tokens=True)
+    assert pieces[-1] not in ids
+    assert special.decode(ids) == "a def"
+
+
 def test_begin_and_end_are_optional(folder):
     both = InternLM2Tokenizer.from_pretrained(folder, add_eos_token=True)
     assert both("Hi")["input_ids"] == [1, *ids_of(both, "Hi"), 2]
     pair = both("Hi", "there", return_special_tokens_mask=True)
     first, second = ids_of(both, "Hi"), ids_of(both, "there")
-    assert pair["input_ids"] == [1, *first, 2, *second, 2]
-    mask = [1, *[0] * len(first), 1, *[0] * len(second), 1]
-    assert pair["special_tokens_mask"] == mask
-    assert both.get_special_tokens_mask([1, 7, 2], already_has_special_tokens=True) == [1, 0, 1]
+    assert pair["input_ids"] == [1, *first, *second, 2]
+    assert pair["special_tokens_mask"] == [1, *[0] * len(first + second), 1]
+    assert both.get_special_tokens_mask([1, 99, 2], already_has_special_tokens=True) == [1, 0, 1]
     none = InternLM2Tokenizer.from_pretrained(folder, add_bos_token=False)
     assert none("Hi")["input_ids"] == first
     assert none("")["input_ids"] == []
@@ -207,7 +218,7 @@ def test_batches_are_padded(tokenizer):
 
 
 # ------------------------------------------------------------------------------ text
-@pytest.mark.parametrize("text", TEXTS[:9])
+@pytest.mark.parametrize("text", TEXTS)
 def test_decoding_inverts_encoding(tokenizer, text):
     assert tokenizer.decode(ids_of(tokenizer, text)) == text
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
@@ -221,6 +232,10 @@ def test_decoding_keeps_special_tokens_as_they_stand(tokenizer):
     answer = ids_of(tokenizer, "The<|im_end|>")
     assert tokenizer.decode(answer, skip_special_tokens=True) == "The"
     assert tokenizer.decode([]) == ""
+
+
+def test_the_character_for_a_space_comes_back_as_one(tokenizer):
+    assert tokenizer.decode(ids_of(tokenizer, "a▁b")) == "a b"
 
 
 def test_unknown_ids_are_refused(tokenizer):
@@ -311,7 +326,7 @@ def test_copies_are_independent_of_the_original(tokenizer):
     for twin in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
         assert twin(TEXTS)["input_ids"] == tokenizer(TEXTS)["input_ids"]
         twin.add_tokens(["<new>"])
-        assert len(twin) == len(tokenizer) + 1
+        assert twin.convert_tokens_to_ids("<new>") == len(tokenizer) == len(twin) - 1
 
 
 def test_missing_model_is_named(tmp_path):
@@ -333,9 +348,11 @@ print(json.dumps([type(again).__name__, first, again.decode(first[-1])]))
 """
 
 
-def test_auto_tokenizer_in_a_fresh_process(folder, tokenizer, tmp_path):
-    shutil.copytree(folder, tmp_path / "published")
-    shutil.copy(ROOT / "tokenization_internlm2.py", tmp_path / "published")
+def test_auto_tokenizer_in_a_fresh_process(tmp_path):
+    published = tmp_path / "published"
+    published.mkdir()
+    tokenizer = InternLM2Tokenizer.from_pretrained(describe(train(published, False)))
+    shutil.copy(ROOT / "tokenization_internlm2.py", published)
     environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     environment.pop("HF_MODULES_CACHE", None)
     text = "<|im_start|>user\nHi <img><|im_end|>"
