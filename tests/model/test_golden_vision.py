@@ -54,7 +54,7 @@ def test_features_of_both_shuffle_versions_and_of_earlier_layers(name, model):
 def test_other_resolutions(name, model):
     expected = support.golden(name)
     keys = [k for k in expected if k.startswith("vit.res_") and k.endswith("last_hidden_state")]
-    assert len(keys) == 2
+    assert len(keys) == (1 if support.tile_size(name) == 112 else 2)  # 56 px: not square, too
     for key in keys:
         resolution = key.split(".")[1]
         tiles = support.pixels(name, resolution)

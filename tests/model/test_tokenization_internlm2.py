@@ -1,4 +1,4 @@
-"""The sentencepiece tokenizer of InternLM2, on models trained here, against sentencepiece itself."""
+"""The tokenizer of InternLM2, on sentencepiece models trained here, against sentencepiece."""
 
 from __future__ import annotations
 
