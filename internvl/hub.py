@@ -204,8 +204,7 @@ def _model(folder: Path, config: Any, options: dict[str, Any]) -> Any:
     if faults:
         raise ValueError(
             f"the weights in {folder} do not fit its config.json ({'; '.join(faults)}); the two "
-            "belong to different "
-            "models, or the checkpoint is incomplete."
+            "belong to different models, or the checkpoint is incomplete."
         )
     return model
 
@@ -268,9 +267,8 @@ def _with_adapter(model: Any, folder: Path) -> Any:
     if stored != expected:
         raise ValueError(
             f"the adapter in {folder} does not fit the model (missing: "
-            f"{some(sorted(expected - stored)) or 'none'}; "
-            f"unexpected: {some(sorted(stored - expected)) or 'none'}); use the base model it "
-            "was trained on, "
+            f"{some(sorted(expected - stored)) or 'none'}; unexpected: "
+            f"{some(sorted(stored - expected)) or 'none'}); use the base model it was trained on, "
             f"{fields.get('base_model_name_or_path')!r}."
         )
     return adapted
@@ -304,8 +302,7 @@ def _tokenizer(folder: Path, config: Any, code: _Code | None = None) -> Any:
     if "auto_map" in fields:
         raise ValueError(
             f"the tokenizer in {folder} is code of the checkpoint ({fields['auto_map']}), which "
-            "is not run; if you "
-            "have read it, pass trust_source_code=True."
+            "is not run; if you have read it, pass trust_source_code=True."
         )
     try:
         # With the config at hand nobody goes looking for the code of one; and with the whole one,
@@ -326,8 +323,7 @@ def _conversation(config: Any) -> Any:
     if not config.template:
         raise ValueError(
             "config.json has no `template`, so nobody knows the prompt format of this checkpoint; "
-            "set it to one of "
-            f"{sorted(conversation.TEMPLATES)}."
+            f"set it to one of {sorted(conversation.TEMPLATES)}."
         )
     template = conversation.get_conv_template(config.template)
     if config.system_message is not None:
@@ -355,8 +351,7 @@ def _check_tokenizer(folder: Path, tokenizer: Any, config: Any) -> None:
     if last >= rows:
         raise ValueError(
             f"the tokenizer in {folder} has ids up to {last}, but the embedding has {rows} rows "
-            "(llm_config.vocab_size); "
-            "tokenizer and weights belong to different checkpoints."
+            "(llm_config.vocab_size); tokenizer and weights belong to different checkpoints."
         )
 
 

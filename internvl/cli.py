@@ -1,0 +1,276 @@
+"""The command line: `python -m internvl chat | explain | doctor`, thin calls into modules."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:  # torch and transformers are imported by the commands that need them
+    from internvl.chat.request import Limits, Media
+
+app = typer.Typer(
+    help="InternVL 1.5, 2.0 and 2.5: ask questions about images and videos.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_VIDEOS = (".mp4", ".webm", ".mov", ".avi", ".mkv")
+
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[IMAGE]... [QUESTION]", help="Images, then the question.", show_default=False
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="PATH_OR_ID", help="Folder or Hub id; the demo if not given."),
+]
+Subfolder = Annotated[
+    str | None, typer.Option(help="Folder within the model's folder or repository.")
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repository.")]
+Video = Annotated[
+    list[str] | None, typer.Option("--video", metavar="FILE", help="A video; can be repeated.")
+]
+MaxTiles = Annotated[
+    int | None, typer.Option(min=1, help="Most tiles of an image, thumbnail not counted.")
+]
+NumFrames = Annotated[int | None, typer.Option(min=1, help="Frames of a video.")]
+AllowUrls = Annotated[bool, typer.Option("--allow-urls", help="Fetch images from http(s) URLs.")]
+MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")]
+ShowTiles = Annotated[
+    Path | None, typer.Option(metavar="PNG", help="Draw how the images are cut into this file.")
+]
+
+
+@app.callback()
+def _options() -> None:
+    """InternVL 1.5, 2.0 and 2.5: ask questions about images and videos."""
+
+
+@app.command()
+def chat(
+    inputs: Inputs = None,
+    model: Model = None,
+    subfolder: Subfolder = None,
+    revision: Revision = None,
+    video: Video = None,
+    max_tiles: MaxTiles = None,
+    num_frames: NumFrames = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
+    show_tiles: ShowTiles = None,
+    max_new_tokens: MaxNewTokens = None,
+    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
+    device_map: Annotated[
+        str,
+        typer.Option(
+            help="auto: over all accelerators, the CPU if there is none; or cpu, mps, ..."
+        ),
+    ] = "auto",
+    attn_implementation: Annotated[
+        str | None, typer.Option(help="sdpa, eager, flash_attention_2 ...")
+    ] = None,
+    adapter: Annotated[str | None, typer.Option(help="Folder or Hub id of a PEFT adapter.")] = None,
+    allow_urls: AllowUrls = False,
+    trust_source_code: Annotated[
+        bool,
+        typer.Option("--trust-source-code", help="Run the code that the model's folder carries."),
+    ] = False,
+) -> None:
+    """Ask about images and videos. Without a question: a dialogue, /help lists its commands."""
+    with _plain_errors():
+        images, question = split_inputs(inputs or [])
+        from internvl import hub
+        from internvl.chat import console, request
+
+        _quiet()
+        limits = request.Limits(max_tiles, num_frames, allow_urls)
+        loaded = hub.load(
+            model,
+            subfolder=subfolder,
+            revision=revision,
+            dtype=dtype,
+            device_map=_device_map(device_map),
+            attn_implementation=attn_implementation,
+            adapter=adapter,
+            trust_source_code=trust_source_code,
+        )
+        if loaded.tokenizer is None:
+            raise ValueError(
+                f"{model} is a vision encoder, which cannot chat; name a chat checkpoint."
+            )
+        media = _media(loaded.processor, images, video or [], limits, show_tiles)
+        defaults = loaded.model.generation_config.to_diff_dict()
+        generation = request.generation_settings(defaults, max_new_tokens=max_new_tokens)
+        if question is None:
+            _dialogue(console.Console(loaded, generation, _write, limits, media))
+            return
+        asked = request.compose([request.Turn(question, media)], loaded.processor.frame_prefix)
+        if not stream:
+            typer.echo(console.answer(loaded, asked, generation))
+            return
+        for piece in console.answer_stream(loaded, asked, generation):
+            _write(piece)
+        _write("\n")
+
+
+@app.command()
+def explain(
+    inputs: Inputs = None,
+    model: Model = None,
+    subfolder: Subfolder = None,
+    revision: Revision = None,
+    video: Video = None,
+    max_tiles: MaxTiles = None,
+    num_frames: NumFrames = None,
+    show_tiles: ShowTiles = None,
+    max_new_tokens: MaxNewTokens = None,
+    allow_urls: AllowUrls = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the exact prompt, tiles, token counts and generation settings; needs no weights."""
+    with _plain_errors():
+        images, question = split_inputs(inputs or [])
+        if question is None:
+            raise ValueError("there is no question; put it last: explain IMAGE... QUESTION")
+        from internvl import hub
+        from internvl.chat import request
+
+        _quiet()
+        prepared = hub.prepare(model, subfolder=subfolder, revision=revision)
+        limits = request.Limits(max_tiles, num_frames, allow_urls)
+        media = _media(prepared.processor, images, video or [], limits, show_tiles)
+        asked = request.compose([request.Turn(question, media)], prepared.processor.frame_prefix)
+        settings = request.generation_settings(prepared.generation, max_new_tokens=max_new_tokens)
+        account = request.explain(prepared, asked, settings)
+        typer.echo(
+            json.dumps(account, ensure_ascii=False, indent=2)
+            if as_json
+            else request.describe(account)
+        )
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Report versions, devices and attention, what is missing and what that costs."""
+    from internvl import doctor as module
+
+    report = module.examine()
+    typer.echo(json.dumps(report, indent=2) if as_json else module.describe(report))
+    if report["problems"]:
+        raise typer.Exit(1)
+
+
+# ---------------------------------------------------------------------- helpers
+def split_inputs(words: list[str]) -> tuple[list[str], str | None]:
+    """Split words into images and the question: the last word, unless it names an image.
+
+    Raises:
+        FileNotFoundError: a word that should be an image and is no file.
+    """
+    question: str | None = None
+    if words and not _names_media(words[-1]):
+        *words, question = words
+        if Path(question).suffix.lower() in _PICTURES + _VIDEOS and " " not in question.strip():
+            raise FileNotFoundError(f"there is no file {question!r}.")
+    for word in words:
+        if not _names_media(word):
+            raise FileNotFoundError(
+                f"there is no file {word!r}; images come first, the question last, in quotes."
+            )
+    return words, question
+
+
+def _names_media(word: str) -> bool:
+    if word.lower().startswith(("http://", "https://", "data:")) and " " not in word:
+        return True
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):  # too long for a path
+        return False
+
+
+def _media(
+    processor: Any, images: list[str], videos: list[str], limits: Limits, show_tiles: Path | None
+) -> list[Media]:
+    """Read images and videos, and draw the tiling if asked."""
+    from internvl.chat import request, tiles_picture
+
+    media = [request.read_image(processor, image, limits) for image in images]
+    if show_tiles is not None:
+        tilings = [each.tiling for each in media if each.tiling is not None]
+        tiles_picture.draw_tilings(tilings).save(show_tiles)
+    return media + [request.read_video(processor, video, limits) for video in videos]
+
+
+def _device_map(name: str) -> str | None:
+    """`auto` spreads a model over accelerators; without one, the CPU takes it whole."""
+    import torch
+
+    if name in ("", "cpu") or (name == "auto" and not torch.accelerator.is_available()):
+        return None
+    return name
+
+
+def _dialogue(console: Any) -> None:
+    """Feed lines of standard input to a console until they end."""
+    asking = sys.stdin.isatty()
+    if asking:
+        _write("Ask; /help lists the commands, /quit leaves.\n")
+    while True:
+        try:
+            line = input("> " if asking else "")
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            if not console.feed(line):
+                return
+        except (ValueError, OSError, ImportError) as error:
+            typer.echo(f"error: {_one_line(error)}", err=True)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _quiet() -> None:
+    """Keep the output to answers and errors, and to progress bars at a terminal."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers.logging.disable_progress_bar()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Print what went wrong as one line and exit with code 2; bugs keep their traceback."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        typer.echo(f"error: {_one_line(error)}", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """Entry point of the `internvl` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
