@@ -98,6 +98,7 @@ class LanguageModel:
         positions: positions trained on.
         theta: base of the rotary embedding.
         scaling: factor of the dynamic NTK scaling; None for none.
+        factors: per-frequency factors below and beyond the original length ("su"); None for none.
         inferred: fields of its config that were not read in a published file.
     """
 
@@ -107,13 +108,14 @@ class LanguageModel:
     positions: int = 32768
     theta: float = 1e6
     scaling: float | None = None
+    factors: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     inferred: tuple[str, ...] = ()
 
     def config(self) -> dict[str, Any]:
         """The `llm_config` of config.json."""
         hidden, width, layers, heads, kv_heads = self.shape
         family = self.family
-        fields = {
+        return {
             "architectures": [family.architecture],
             "attention_dropout": 0.0,
             "bos_token_id": family.bos,
@@ -129,6 +131,7 @@ class LanguageModel:
             "num_key_value_heads": kv_heads,
             "pad_token_id": family.pad,
             "rms_norm_eps": family.epsilon,
+            "rope_scaling": self.rope_scaling(),
             "rope_theta": self.theta,
             "tie_word_embeddings": False,
             "torch_dtype": "bfloat16",
@@ -136,9 +139,13 @@ class LanguageModel:
             "vocab_size": family.vocab_size,
             **dict(family.extra),
         }
-        if "rope_scaling" not in self.inferred:  # an unknown one is left out, not guessed
-            fields["rope_scaling"] = self.scaling and {"type": "dynamic", "factor": self.scaling}
-        return fields
+
+    def rope_scaling(self) -> dict[str, Any] | None:
+        """The `rope_scaling` of `llm_config`, in the form of the published files."""
+        if self.factors is not None:
+            short, long = map(list, self.factors)
+            return {"type": "su", "short_factor": short, "long_factor": long}
+        return self.scaling and {"type": "dynamic", "factor": self.scaling}
 
 
 @dataclass(frozen=True)
@@ -256,12 +263,44 @@ _SETTINGS = ("max_position_embeddings", "rope_theta", "rms_norm_eps")
 
 _INTERNLM2_CHAT_20B = LanguageModel("internlm2-chat-20b", _INTERNLM2, _INTERNLM2_20B, scaling=3.0)
 _INTERNLM25_CHAT_7B = LanguageModel("internlm2_5-7b-chat", _INTERNLM2, _INTERNLM2_7B, scaling=2.0)
+# Of Phi-3-mini-128k-instruct as released in April 2024. A later revision has other lists and calls
+# them "longrope", a type that the official InternVL code refuses.
+# fmt: off
+_PHI3_SHORT = (
+    1.05, 1.05, 1.05, 1.1, 1.1, 1.1500000000000001, 1.2000000000000002, 1.2500000000000002,
+    1.3000000000000003, 1.3500000000000003, 1.5000000000000004, 2.000000000000001,
+    2.000000000000001, 2.000000000000001, 2.000000000000001, 2.000000000000001,
+    2.000000000000001, 2.000000000000001, 2.000000000000001, 2.000000000000001,
+    2.000000000000001, 2.000000000000001, 2.000000000000001, 2.000000000000001,
+    2.000000000000001, 2.000000000000001, 2.000000000000001, 2.000000000000001,
+    2.000000000000001, 2.000000000000001, 2.000000000000001, 2.000000000000001,
+    2.0500000000000007, 2.0500000000000007, 2.0500000000000007, 2.1000000000000005,
+    2.1000000000000005, 2.1000000000000005, 2.1500000000000004, 2.1500000000000004,
+    2.3499999999999996, 2.549999999999999, 2.5999999999999988, 2.5999999999999988,
+    2.7499999999999982, 2.849999999999998, 2.849999999999998, 2.9499999999999975,
+)
+_PHI3_LONG = (
+    1.0299999713897705, 1.0499999523162842, 1.0499999523162842, 1.0799999237060547,
+    1.2299998998641968, 1.2299998998641968, 1.2999999523162842, 1.4499999284744263,
+    1.5999999046325684, 1.6499998569488525, 1.8999998569488525, 2.859999895095825,
+    3.68999981880188, 5.419999599456787, 5.489999771118164, 5.489999771118164, 9.09000015258789,
+    11.579999923706055, 15.65999984741211, 15.769999504089355, 15.789999961853027,
+    18.360000610351562, 21.989999771118164, 23.079999923706055, 30.009998321533203,
+    32.35000228881836, 32.590003967285156, 35.56000518798828, 39.95000457763672,
+    53.840003967285156, 56.20000457763672, 57.95000457763672, 59.29000473022461,
+    59.77000427246094, 59.920005798339844, 61.190006256103516, 61.96000671386719,
+    62.50000762939453, 63.3700065612793, 63.48000717163086, 63.48000717163086,
+    63.66000747680664, 63.850006103515625, 64.08000946044922, 64.760009765625,
+    64.80001068115234, 64.81001281738281, 64.81001281738281,
+)
+# fmt: on
 _PHI3_MINI = LanguageModel(
     "Phi-3-mini-128k-instruct",
     _PHI3,
     (3072, 8192, 32, 32, 32),
     positions=131072,
     theta=1e4,
+    factors=(_PHI3_SHORT, _PHI3_LONG),
     inferred=(
         *_DIMENSIONS,
         *_SPECIAL,
@@ -304,6 +343,8 @@ CHAT_MODELS = (
             "internlm2_5-20b-chat",
             _INTERNLM2,
             _INTERNLM2_20B,
+            theta=5e7,
+            scaling=2.5,
             inferred=(*_DIMENSIONS, *_SETTINGS, "rope_scaling"),
         ),
         "internvl2_5",
