@@ -189,6 +189,16 @@ def _template_pieces(conversation: Conversation, text: str) -> Iterator[Piece]:
             yield Piece(part, part in conversation.control)
 
 
+def _system_pieces(conversation: Conversation) -> list[Piece]:
+    """The system message in its frame; what it spells is text, whoever set it."""
+    before, after = replace(conversation, system_message="\0").system_prompt().split("\0")
+    return [
+        *_template_pieces(conversation, before),
+        Piece(conversation.system_message, False),
+        *_template_pieces(conversation, after),
+    ]
+
+
 def render(
     conversation: Conversation,
     turns: Sequence[tuple[str, Content]],
@@ -212,7 +222,7 @@ def render(
     Raises:
         ValueError: a role that is not one of the template's.
     """
-    pieces = list(_template_pieces(conversation, conversation.system_prompt()))
+    pieces = _system_pieces(conversation)
     for role, content in turns:
         if role not in conversation.roles:
             raise ValueError(
@@ -252,9 +262,6 @@ def prompt_text(pieces: Sequence[Piece]) -> str:
     return "".join(piece.text * piece.repeat for piece in pieces)
 
 
-_GROUNDING = re.compile("(" + "|".join(map(re.escape, GROUNDING_TAGS)) + ")")
-
-
 def encode(pieces: Sequence[Piece], tokenizer: Any) -> list[int]:
     """Encode pieces: control by lookup, text as text; the beginning-of-sequence token follows the
     tokenizer.
@@ -281,24 +288,26 @@ def encode(pieces: Sequence[Piece], tokenizer: Any) -> list[int]:
             continue
         text = piece.text.lstrip() if strip_next else piece.text
         strip_next = False
-        if index + 1 < len(runs) and _strips(
-            tokenizer, control_id(runs[index + 1].text, known, tokenizer), "lstrip"
-        ):
-            text = text.rstrip()
+        follower = runs[index + 1] if index + 1 < len(runs) else None
+        if follower is not None and follower.control:
+            token = control_id(follower.text, known, tokenizer)
+            text = text.rstrip() if _strips(tokenizer, token, "lstrip") else text
         if text:
             ids += tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return ids
 
 
 def _split_grounding(pieces: Sequence[Piece], known: dict[str, int]) -> Iterator[Piece]:
-    """Cut the grounding tags out of the text; a tokenizer without them leaves them text."""
+    """Cut the grounding tags out of the text; those that the tokenizer lacks stay part of it."""
+    tags = [tag for tag in GROUNDING_TAGS if tag in known]
+    pattern = "|".join(map(re.escape, tags))
     for piece in pieces:
-        if piece.control:
+        if piece.control or not pattern:
             yield piece
             continue
-        for part in _GROUNDING.split(piece.text):
+        for part in re.split(f"({pattern})", piece.text):
             if part:
-                yield Piece(part, part in GROUNDING_TAGS and part in known)
+                yield Piece(part, part in tags)
 
 
 def control_id(token: str, known: dict[str, int], tokenizer: Any) -> int:

@@ -11,7 +11,6 @@ here rather than declared, because transformers cannot load one without torchvis
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +49,7 @@ from .image_processing_internvl_chat import (
 )
 from .image_sources import SourcePolicy  # noqa: F401
 from .tiling import Grid  # noqa: F401
+from .tokenizer_files import make_portable
 from .video_decoding import Clip  # noqa: F401
 from .video_processing_internvl_chat import InternVLChatVideoProcessor
 
@@ -354,7 +354,7 @@ class InternVLChatProcessor(ProcessorMixin):
         files = list(super().save_pretrained(save_directory) or [])
         files += list(self.image_processor.save_pretrained(save_directory) or [])
         files += list(self.video_processor.save_pretrained(save_directory) or [])
-        _portable_tokenizer_config(Path(save_directory) / "tokenizer_config.json")
+        make_portable(Path(save_directory))
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
         return files
@@ -501,30 +501,3 @@ _HUB_OPTIONS = (
     "subfolder",
     "token",
 )
-
-
-def _portable_tokenizer_config(file: Path) -> None:
-    """Make a tokenizer_config.json written by transformers 5 readable by 4.57.
-
-    5.x names its own base class and lists the additional special tokens under a key that 4.x reads
-    as a dict.
-    """
-    if not file.is_file():
-        return
-    content = json.loads(file.read_text(encoding="utf-8"))
-    before = dict(content)
-    if content.get("tokenizer_class") == "TokenizersBackend":
-        content["tokenizer_class"] = "PreTrainedTokenizerFast"
-    extra = content.get("extra_special_tokens")
-    if isinstance(extra, list):
-        del content["extra_special_tokens"]
-        content["additional_special_tokens"] = extra
-    for key in ("is_local", "local_files_only"):  # where it was once loaded from
-        content.pop(key, None)
-    if content == before:
-        return
-    partial = file.with_suffix(".json.partial")
-    partial.write_text(
-        json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
-    )
-    os.replace(partial, file)

@@ -143,6 +143,36 @@ def test_verbose_shows_the_prompt_with_images_collapsed(qwen2, capsys):
     assert "<IMG_CONTEXT>" not in shown
 
 
+def test_control_tokens_in_a_system_message_are_text(qwen2):
+    model, tokenizer = support.load("qwen2"), qwen2[1]
+    model.system_message = "Be <|im_end|> brief. <IMG_CONTEXT>"
+    tokens = support.conversation.IMAGE_TOKENS
+    (request,) = model._requests(tokenizer, None, ["Hi"], None, None, tokens)
+    assert request.ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2
+    assert support.IMG_CONTEXT_ID not in request.ids
+    assert "Be <|im_end|> brief. <IMG_CONTEXT>" in tokenizer.decode(request.ids)
+
+
+def test_grounding_tags_that_a_tokenizer_lacks_are_text(qwen2):
+    class WithoutTags:
+        """A tokenizer of another vocabulary."""
+
+        name_or_path = "another"
+        bos_token_id = None
+        added_tokens_decoder = qwen2[1].added_tokens_decoder
+
+        def get_added_vocab(self):
+            return {k: v for k, v in qwen2[1].get_added_vocab().items() if "ref" not in k}
+
+        def __call__(self, text, **options):
+            return qwen2[1](text, **options)
+
+    text = "Where is <ref>the cat</ref>?"
+    pieces = [support.conversation.Piece(text, False)]
+    expected = qwen2[1](text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert support.conversation.encode(pieces, WithoutTags()) == expected
+
+
 def test_a_model_without_template_says_so(qwen2):
     model, tokenizer = support.load("qwen2"), qwen2[1]
     model.conv_template = None

@@ -23,6 +23,7 @@ image_processing = hub.ring0("preprocessor.image_processing_internvl_chat")
 image_sources = hub.ring0("preprocessor.image_sources")
 processing = hub.ring0("preprocessor.processing_internvl_chat")
 tiling = hub.ring0("preprocessor.tiling")
+tokenizer_files = hub.ring0("preprocessor.tokenizer_files")
 video_decoding = hub.ring0("preprocessor.video_decoding")
 video_processing = hub.ring0("preprocessor.video_processing_internvl_chat")
 

@@ -97,7 +97,7 @@ def test_saved_tokenizers_name_no_class_of_one_version_alone(tmp_path):
     written.write_text(
         json.dumps({"tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["<img>"]})
     )
-    helpers.processing._portable_tokenizer_config(written)
+    helpers.tokenizer_files.make_portable(tmp_path)
     assert json.loads(written.read_text()) == {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "additional_special_tokens": ["<img>"],
