@@ -8,7 +8,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 PYTEST := -m pytest -q -n $(JOBS)
 # What has to work on transformers 4.57 too: remote code, preprocessor, chat, hub and checkpoints.
 TESTS_4X := $(wildcard tests/remote_code tests/model tests/preprocessor tests/chat tests/hub \
-	tests/variants tests/tokenizer tests/tokenization tests/checkpoints tests/cli tests/test_golden*.py)
+	tests/variants tests/repository tests/tokenizer tests/checkpoints tests/cli)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-4x demo test test-4x test-slow check bench

@@ -64,6 +64,8 @@ def chat_config(model: ChatModel) -> dict[str, Any]:
         "template": model.template,
         "tie_word_embeddings": False,
         "torch_dtype": "bfloat16",
+        # Without it 4.57 warns of a wrong pattern in any large tokenizer, and advises to break it.
+        "transformers_version": "5.23.0",
         "use_backbone_lora": 0,
         "use_llm_lora": 0,
         "use_thumbnail": True,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import random
 import shutil
 import unicodedata
@@ -255,9 +256,12 @@ def test_prompt_in_pieces_is_the_prompt_in_one(tokenizer):
     assert ids.count(151667) == 512
 
 
-def test_root_loads_with_its_config_and_template():
+def test_root_loads_with_its_config_and_template(caplog):
     config = configuration.InternVLChatConfig.from_pretrained(ROOT)
+    logging.getLogger("transformers").addHandler(caplog.handler)
     tokenizer = AutoTokenizer.from_pretrained(ROOT, config=config, trust_remote_code=False)
+    logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert "regex" not in caplog.text  # 4.57 suspects every large tokenizer of an unknown version
     assert len(tokenizer) == config.llm_config.vocab_size == ENTRIES
     assert tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>") == config.img_context_token_id
     messages = [{"role": "user", "content": "Hi"}]

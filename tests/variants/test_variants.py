@@ -107,10 +107,30 @@ def test_rotary_settings_reach_the_language_model(name):
     fields, loaded = read(name, "config.json")["llm_config"], config(name).llm_config
     parameters = getattr(loaded, "rope_parameters", None) or {"rope_theta": loaded.rope_theta}
     assert parameters["rope_theta"] == fields["rope_theta"]
-    if fields.get("rope_scaling"):
-        assert loaded.rope_scaling == fields["rope_scaling"]
-    else:
+    scaling = fields["rope_scaling"]
+    if scaling is None:
         assert parameters.get("rope_type", "default") == "default"
+    elif scaling["type"] == "dynamic":
+        assert loaded.rope_scaling == scaling
+    else:  # transformers calls "su" longrope; one factor per pair of channels of a head
+        kept = getattr(loaded, "rope_parameters", None) or loaded.rope_scaling
+        assert (scaling["type"], kept["type"]) == ("su", "longrope")
+        for key in ("short_factor", "long_factor"):
+            assert kept[key] == scaling[key] == sorted(scaling[key])
+            assert len(kept[key]) == loaded.hidden_size // loaded.num_attention_heads // 2
+
+
+def test_rotary_settings_are_those_of_the_base_models():
+    found = {
+        name: (llm["rope_theta"], (llm["rope_scaling"] or {}).get("factor"))
+        for name in layout.CHAT
+        for llm in [read(name, "config.json")["llm_config"]]
+        if llm["model_type"] == "internlm2"
+    }
+    twenty = {"InternVL2_5-26B": (5e7, 2.5), "InternVL2-26B": (1e6, 3.0)}
+    twenty["InternVL-Chat-V1-5"] = twenty["InternVL2-26B"]
+    assert found == dict.fromkeys(found, (1e6, 2.0)) | twenty
+    assert len(found) == 8
 
 
 @pytest.mark.parametrize("name", ALL)
