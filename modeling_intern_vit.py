@@ -109,9 +109,10 @@ class InternVisionEmbeddings(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Map pixels (N, 3, H, W) of any size >= one patch to (N, 1 + P, C), patches row-major."""
-        patches = self.patch_embedding(
-            pixel_values.to(self.patch_embedding.weight.dtype)
-        )  # (N, C, ph, pw)
+        weight = self.patch_embedding.weight
+        if weight.device.type != "meta":  # offloaded: its hook moves the input
+            pixel_values = pixel_values.to(weight.device)
+        patches = self.patch_embedding(pixel_values.to(weight.dtype))  # (N, C, ph, pw)
         N, _, rows, cols = patches.shape
         patches = patches.flatten(2).transpose(1, 2)  # (N, P, C)
         tokens = torch.cat([self.class_embedding.expand(N, -1, -1), patches], dim=1)
@@ -343,7 +344,7 @@ class InternVisionModel(PreTrainedModel):
         """Encode tiles.
 
         Args:
-            pixel_values: (N, 3, H, W) normalised pixels; cast to the dtype of the patch filters.
+            pixel_values: (N, 3, H, W) normalised pixels; moved to the patch filters, and cast.
             output_hidden_states: also return the L + 1 hidden states, the embeddings first.
             return_dict: False for a plain tuple.
             pixel_embeds: (N, 1 + P, C) embeddings that replace `pixel_values`.
