@@ -1,0 +1,1 @@
+"""Training code of this repository: the demo checkpoint (``internvl.training.demo``) first."""

@@ -1,0 +1,79 @@
+"""The checkpoint in demo/ answers questions about picture files through chat()."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from internvl import demo, hub
+from internvl.training.demo import evaluate
+
+DEMO = hub.REPOSITORY / "demo"
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return hub.load(DEMO)
+
+
+def test_the_folder_is_small_and_sharded():
+    shards = sorted(DEMO.glob("model-*.safetensors"))
+    index = json.loads((DEMO / "model.safetensors.index.json").read_text("utf-8"))
+    assert len(shards) >= 3
+    assert set(index["weight_map"].values()) == {shard.name for shard in shards}
+    sizes = [path.stat().st_size for path in DEMO.iterdir()]
+    assert max(sizes) < 10_000_000
+    assert sum(sizes) <= 25_000_000
+
+
+def test_the_examples_are_answered_as_expected(loaded):
+    records = demo.run(loaded)
+    assert len(records) >= 20
+    assert [record for record in records if not record["right"]] == []
+
+
+def test_every_example_file_is_used_and_described():
+    folder = hub.REPOSITORY / "examples"
+    entries = json.loads((folder / "questions.json").read_text("utf-8"))
+    used = {name for e in entries for name in e.get("images", [])}
+    used |= {e[key] for e in entries for key in ("image", "video") if key in e}
+    present = {p.name for p in folder.iterdir()} - {"README.md", "questions.json"}
+    assert used == present
+    readme = (folder / "README.md").read_text("utf-8")
+    assert [name for name in sorted(present) if name not in readme] == []
+
+
+FLOORS = {
+    "colour": 0.9, "shape": 0.9, "colour_of": 0.9, "shape_of": 0.9, "exist": 0.85, "count": 0.85,
+    "position": 0.85, "relation": 0.8, "which": 0.8, "motion": 0.8, "second turn": 0.8,
+}  # fmt: skip
+
+
+def test_freshly_drawn_pictures_are_answered_and_looked_at(loaded, tmp_path):
+    """Another seed than the README's table, so the floors are below its figures."""
+    folder, blind = tmp_path / "seen", tmp_path / "blind"
+    folder.mkdir()
+    blind.mkdir()
+    results = evaluate.evaluate(loaded, folder, 20, None, seed=77, tasks=set(FLOORS))
+    assert set(results) == set(FLOORS)
+    low = {t: r["accuracy"] for t, r in results.items() if r["accuracy"] < 100 * FLOORS[t]}
+    assert low == {}
+    swapped = evaluate.evaluate(
+        loaded, blind, 20, None, seed=77, tasks={"colour", "shape", "motion"}, blind=True
+    )
+    assert max(row["accuracy"] for row in swapped.values()) <= 60
+
+
+def test_the_command_fails_when_answers_are_wrong(loaded, tmp_path, monkeypatch, capsys):
+    entries = json.loads((demo.EXAMPLES / "questions.json").read_text("utf-8"))[:3]
+    for entry in entries:
+        entry["expected"] = "something else"
+        name = entry["image"]
+        (tmp_path / name).write_bytes((demo.EXAMPLES / name).read_bytes())
+    (tmp_path / "questions.json").write_text(json.dumps(entries), "utf-8")
+    monkeypatch.setattr(hub, "load", lambda source: loaded)
+    assert demo.main(["--examples", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert "0 of 3 answers as expected" in printed
+    assert printed.count("something else") == 3
