@@ -20,7 +20,7 @@ THIRD_PARTY = {
     "preprocessor": {"torch", "transformers", "numpy", "PIL"},
 }
 EXTRA = {"tokenization_internlm2.py": {"sentencepiece"}}
-LEAVES = {"hub", "grounding", "answers"}
+LEAVES = {"hub", "source_files", "grounding", "answers"}
 MAY_IMPORT = {
     "hub": {"source_files"},
     "source_files": set(),
