@@ -117,7 +117,7 @@ def test_arrays_that_are_no_pixels(array, message):
         {"name": "x.png"},
         17,
         None,
-        object(),
+        pytest.param(object(), id="object"),
     ],
     ids=str,
 )

@@ -209,7 +209,7 @@ def test_what_is_no_video(processor, content):
         processor(content)
 
 
-@pytest.mark.parametrize("source", [17, 3.5, object()])
+@pytest.mark.parametrize("source", [17, 3.5, pytest.param(object(), id="object")])
 def test_objects_that_are_no_video(processor, source):
     with pytest.raises(ValueError, match="is not a video"):
         processor(source)
