@@ -211,6 +211,14 @@ class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
         self.language_model.set_output_embeddings(new_embeddings)
 
     @property
+    def device(self) -> torch.device:
+        """Device of the first parameter that is in memory: an offloaded one says "meta", where
+        `generate` of 4.57 would put its ids."""
+        parameters = (parameter.device for parameter in self.parameters())
+        meta = torch.device("meta")
+        return next((device for device in parameters if device != meta), meta)
+
+    @property
     def context_token_id(self) -> int:
         """Id of `<IMG_CONTEXT>`: set by `chat`, or from the config, or by the rule of the
         published vocabularies."""
