@@ -19,7 +19,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache
@@ -32,81 +31,20 @@ from .configuration_internlm2 import InternLM2Config  # noqa: F401  (loaders on 
 from .configuration_internvl_chat import InternVLChatConfig
 from .conversation import get_conv_template
 from .dialogue_internvl_chat import DialogueMixin
+from .functional_internvl_chat import (
+    check_num_tiles,
+    isolate_packed_rows,
+    kept_tiles,
+    supervised_loss,
+    unshuffle_pixels,
+)
 from .modeling_intern_vit import InternVisionModel
 
 logger = logging.get_logger(__name__)
 
-IGNORE_INDEX = -100
 # The nine InternVL tokens close every published vocabulary, `<IMG_CONTEXT>` being the third of
 # them.
 _IMG_CONTEXT_FROM_END = 7
-
-
-def unshuffle_pixels(grid: torch.Tensor, ratio: float, version: str) -> torch.Tensor:
-    """Pixel unshuffle (report section 2.1): merge r x r neighbouring patches into one visual token,
-    r = 1 / ratio.
-
-    Args:
-        grid: (N, ph, pw, C), rows first; ph and pw divisible by r.
-        ratio: 0.5 in every published model.
-        version: "v2" gives (N, ph / r, pw / r, r * r * C); "v1" leaves the two grid axes swapped,
-            as the weights of InternVL-Chat 1.0 to 1.2 were trained.
-
-    Returns:
-        Tokens whose channels are ordered (row in the token, column in the token, C).
-
-    Raises:
-        ValueError: a grid that r does not divide.
-    """
-    N, ph, pw, C = grid.shape
-    r = round(1 / ratio)
-    if ph % r or pw % r:
-        raise ValueError(
-            f"a grid of {ph} x {pw} patches cannot be merged {r} x {r}; pass tiles whose sides "
-            "are multiples of "
-            f"{r} patches."
-        )
-    tokens = grid.reshape(N, ph // r, r, pw // r, r, C).permute(0, 1, 3, 2, 4, 5)
-    tokens = tokens.reshape(N, ph // r, pw // r, r * r * C)
-    return tokens if version == "v2" else tokens.transpose(1, 2).contiguous()
-
-
-def supervised_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    loss_weight: torch.Tensor | list | None = None,
-    num_items_in_batch: torch.Tensor | float | None = None,
-    all_gather: bool = False,
-) -> torch.Tensor:
-    """Next-token cross-entropy: sum(w * ce) / S over the labels that are not -100.
-
-    Without `loss_weight`, w = 1. S is `num_items_in_batch` when given (the sum of w over the whole
-    step), else the sum of w here; `all_gather` replaces the latter by its mean over the ranks, so
-    that averaging gradients over ranks gives the global weighted mean (report section 3.3.2).
-
-    Args:
-        logits: (B, T, V).
-        labels: (B, T) ids, -100 where nothing is to be learnt.
-        loss_weight: (B, T) weights aligned with `labels`.
-        num_items_in_batch: normaliser from the trainer.
-        all_gather: average the normaliser over the process group.
-    """
-    logits = logits[:, :-1].flatten(0, 1).float()
-    targets = labels[:, 1:].flatten().to(logits.device)
-    losses = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="none")
-    if loss_weight is None:
-        weights = (targets != IGNORE_INDEX).to(losses.dtype)
-    else:
-        weights = torch.as_tensor(loss_weight, dtype=torch.float32, device=losses.device)[
-            :, 1:
-        ].flatten()
-    total = weights.sum()
-    if all_gather and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(total)
-        total = total / torch.distributed.get_world_size()
-    if num_items_in_batch is not None:
-        total = torch.as_tensor(num_items_in_batch, device=losses.device)
-    return (losses * weights).sum() / total
 
 
 class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
@@ -252,7 +190,7 @@ class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
     ) -> torch.Tensor:
         """As `extract_feature`, keeping only the tiles that `image_flags` (N,) marks with 1."""
         features = self.extract_feature(pixel_values)
-        return features if image_flags is None else features[_kept_tiles(image_flags, features)]
+        return features if image_flags is None else features[kept_tiles(image_flags, features)]
 
     def _num_vision_layers(self) -> int | None:
         """Blocks to run: hidden state `select_layer` of the L + 1 is the output of that many."""
@@ -316,7 +254,7 @@ class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
         visual = self.extract_feature(pixel_values) if visual_features is None else visual_features
         if image_flags is None:
             return self.fuse(inputs_embeds, input_ids, visual)
-        kept = _kept_tiles(image_flags, visual)
+        kept = kept_tiles(image_flags, visual)
         fused = self.fuse(inputs_embeds, input_ids, visual[kept])
         # Padding tiles take part with weight 0, so that every rank runs the encoder backwards
         # (sharded training).
@@ -374,14 +312,12 @@ class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: images and text that do not fit, or packed rows with a cache.
         """
-        _check_num_tiles(num_tiles, pixel_values)
+        check_num_tiles(num_tiles, pixel_values)
         inputs_embeds = self._embed(
             input_ids, inputs_embeds, pixel_values, visual_features, image_flags
         )
         if position_ids is not None and past_key_values is None:
-            attention_mask, use_cache = _isolate_packed_rows(
-                attention_mask, position_ids, use_cache
-            )
+            attention_mask, use_cache = isolate_packed_rows(attention_mask, position_ids, use_cache)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -447,7 +383,7 @@ class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: images and text that do not fit.
         """
-        _check_num_tiles(num_tiles, pixel_values)
+        check_num_tiles(num_tiles, pixel_values)
         input_ids = inputs if input_ids is None else input_ids
         only_new = visual_features is not None or (inputs_embeds is not None and input_ids is None)
         if pixel_values is not None or visual_features is not None:
@@ -492,68 +428,6 @@ def _prefer_flash_attention(config: InternVLChatConfig) -> None:
         return
     for part in (config.vision_config, config.llm_config):
         part._attn_implementation = "flash_attention_2"
-
-
-def _check_num_tiles(
-    num_tiles: list[int] | torch.Tensor | None, pixel_values: torch.Tensor | None
-) -> None:
-    """Check that images and tiles were not parted on the way from the processor.
-
-    Raises:
-        ValueError: `num_tiles` does not sum to the tiles.
-    """
-    if num_tiles is None:
-        return
-    tiles = 0 if pixel_values is None else pixel_values.shape[0]
-    if (total := sum(map(int, num_tiles))) != tiles:
-        raise ValueError(
-            f"num_tiles sums to {total} but pixel_values has {tiles} tiles; pass both as the "
-            "processor returned them."
-        )
-
-
-def _kept_tiles(image_flags: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    """Boolean (N,) of the tiles that are real.
-
-    Raises:
-        ValueError: not one flag per tile.
-    """
-    kept = image_flags.reshape(-1).to(features.device) == 1
-    if kept.shape[0] != features.shape[0]:
-        raise ValueError(
-            f"image_flags has {kept.shape[0]} entries but there are {features.shape[0]} tiles; "
-            "the collator must emit one "
-            "flag per tile (1 = real, 0 = padding)."
-        )
-    return kept
-
-
-def _isolate_packed_rows(
-    attention_mask: torch.Tensor | None, position_ids: torch.Tensor, use_cache: bool | None
-) -> tuple[torch.Tensor | None, bool | None]:
-    """Make transformers see packed rows: it does so only without a mask and without a cache, else
-    silently not.
-
-    A row is packed when more than one unmasked position is 0. Returns the mask and `use_cache` to
-    go on with.
-    """
-    if attention_mask is not None and attention_mask.ndim != 2:
-        return attention_mask, use_cache
-    if attention_mask is None:
-        if use_cache is None:
-            return None, False
-        starts = position_ids == 0
-    else:
-        starts = (position_ids == 0) & attention_mask.bool().to(position_ids.device)
-    if torch.compiler.is_compiling() or not bool((starts.sum(-1) > 1).any()):
-        return attention_mask, use_cache
-    if use_cache:
-        raise ValueError(
-            "position_ids restart within a row (packed samples) and use_cache=True: a cache "
-            "cannot keep packed samples "
-            "apart; pass use_cache=False."
-        )
-    return None, False
 
 
 # Kept for tools that read it from this module.
