@@ -17,6 +17,9 @@ from .configuration_intern_vit import InternVisionConfig, same_settings
 from .configuration_internlm2 import InternLM2Config
 
 PIXEL_SHUFFLE_VERSIONS = ("v1", "v2")
+# The image processor holds the same; a test compares them.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 _LLM_TYPES = {
     "InternLM2ForCausalLM": "internlm2",
     "LlamaForCausalLM": "llama",
@@ -68,6 +71,9 @@ class InternVLChatConfig(PretrainedConfig):
         system_message: replaces the default system message of the template; None keeps it.
         img_context_token_id: id of `<IMG_CONTEXT>`; None in published files, see
             `InternVLChatModel`.
+        image_mean: mean per channel of pixels in [0, 1], for tiles that come as uint8; ImageNet's
+            when None, as in every published model.
+        image_std: their standard deviation per channel.
 
     Raises:
         ValueError: a language model nobody knows, or an unknown ps_version.
@@ -96,6 +102,8 @@ class InternVLChatConfig(PretrainedConfig):
         max_dynamic_patch: int = 6,
         system_message: str | None = None,
         img_context_token_id: int | None = None,
+        image_mean: list[float] | None = None,
+        image_std: list[float] | None = None,
         **kwargs: Any,
     ) -> None:
         if ps_version not in PIXEL_SHUFFLE_VERSIONS:
@@ -121,6 +129,8 @@ class InternVLChatConfig(PretrainedConfig):
         self.max_dynamic_patch = max_dynamic_patch
         self.system_message = system_message
         self.img_context_token_id = img_context_token_id
+        self.image_mean = list(IMAGENET_MEAN if image_mean is None else image_mean)
+        self.image_std = list(IMAGENET_STD if image_std is None else image_std)
         # Trainers and DeepSpeed look for the width here; it is always that of the language model.
         kwargs["hidden_size"] = self.llm_config.hidden_size
         kwargs["tie_word_embeddings"] = bool(getattr(self.llm_config, "tie_word_embeddings", False))

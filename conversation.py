@@ -181,6 +181,34 @@ def visual_pieces(
     return [Piece(start, True), Piece(context, True, num_tiles * num_image_token), Piece(end, True)]
 
 
+def place_visuals(text: str | None, images: Iterator[int]) -> Content:
+    """Put images in the places of the `<image>` tags of a question.
+
+    Args:
+        text: the question.
+        images: tiles of each image; one is taken for every tag.
+
+    Returns:
+        The content of a turn, for `render`.
+
+    Raises:
+        ValueError: more tags than images.
+    """
+    if not text or IMAGE_PLACEHOLDER not in text:
+        return text
+    head, *tails = text.split(IMAGE_PLACEHOLDER)
+    content: list[str | Visual] = [head]
+    for tail in tails:
+        num_tiles = next(images, None)
+        if num_tiles is None:
+            raise ValueError(
+                f"the question has more {IMAGE_PLACEHOLDER} tags than there are images and frames; "
+                "remove some."
+            )
+        content += [Visual(num_tiles), tail]
+    return content
+
+
 def _template_pieces(conversation: Conversation, text: str) -> Iterator[Piece]:
     """Split text of the template itself into its control tokens and the text between them."""
     pattern = "|".join(map(re.escape, conversation.control))

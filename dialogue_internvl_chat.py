@@ -10,7 +10,6 @@ changed.
 from __future__ import annotations
 
 import copy
-import queue
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,8 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
 
 from .conversation import (
     IMAGE_PLACEHOLDER,
@@ -28,11 +25,14 @@ from .conversation import (
     IMG_START_TOKEN,
     Conversation,
     Piece,
-    Visual,
     encode,
+    place_visuals,
     prompt_text,
     render,
 )
+from .functional_internvl_chat import distinct_tiles, plan_batches
+from .generation_internvl_chat import is_assisted, setting
+from .streaming_internvl_chat import AnswerDecoder, stream_ids
 
 History = Sequence[tuple[str, str]]
 
@@ -44,6 +44,7 @@ class Request:
     question: str  # as it enters the history: with the automatic `<image>` prefix
     pieces: list[Piece]
     ids: list[int]
+    num_tiles: int
 
 
 class DialogueMixin:
@@ -62,6 +63,8 @@ class DialogueMixin:
         IMG_END_TOKEN: str = IMG_END_TOKEN,
         IMG_CONTEXT_TOKEN: str = IMG_CONTEXT_TOKEN,
         verbose: bool = False,
+        *,
+        keep_grounding: bool = False,
     ) -> str | tuple[str, list[tuple[str, str]]]:
         """Answer a question about images, with or without earlier turns.
 
@@ -81,6 +84,8 @@ class DialogueMixin:
             IMG_END_TOKEN: token after an image.
             IMG_CONTEXT_TOKEN: token that stands for a visual token.
             verbose: write prompt (visual tokens collapsed) and answer to standard output.
+            keep_grounding: leave the tags `<ref> <box> <quad>` in the answer; they are special
+                tokens, which decoding leaves out.
 
         Returns:
             The answer, or the answer and the new history.
@@ -100,6 +105,7 @@ class DialogueMixin:
             IMG_END_TOKEN=IMG_END_TOKEN,
             IMG_CONTEXT_TOKEN=IMG_CONTEXT_TOKEN,
             verbose=verbose,
+            keep_grounding=keep_grounding,
         )
         if return_history:
             return answers[0][0], answers[1][0]
@@ -119,8 +125,14 @@ class DialogueMixin:
         IMG_CONTEXT_TOKEN: str = IMG_CONTEXT_TOKEN,
         verbose: bool = False,
         image_counts: Sequence[int] | None = None,
+        *,
+        batch_size: int | None = None,
+        keep_grounding: bool = False,
     ) -> list[str] | tuple[list[str], list[list[tuple[str, str]]]]:
         """Answer several questions at once; text, images, videos and histories mix freely.
+
+        Every distinct tile is encoded once. Questions of like length run together, so that little
+        is padding, see `plan_batches`.
 
         Args:
             tokenizer: the checkpoint's tokenizer.
@@ -137,6 +149,8 @@ class DialogueMixin:
             IMG_CONTEXT_TOKEN: as in `chat`.
             verbose: as in `chat`.
             image_counts: old name of `num_patches_list`.
+            batch_size: most questions that run together; None for as many as fit in length.
+            keep_grounding: as in `chat`.
 
         Returns:
             The answers, or the answers and the new histories, in the order of the questions.
@@ -149,19 +163,22 @@ class DialogueMixin:
         requests = self._requests(tokenizer, pixel_values, questions, counts, history, tokens)
         if not requests:
             return ([], []) if return_history else []
-        inputs = self._generation_inputs(tokenizer, requests, pixel_values)
-        output = self.generate(**inputs, **self._generation_settings(tokenizer, generation_config))
-        sequences = getattr(output, "sequences", output)
-        if len(sequences) != len(requests):
-            raise ValueError(
-                f"generation gave {len(sequences)} sequences for {len(requests)} questions, but "
-                "chat returns one answer "
-                "per question; call generate() for num_return_sequences > 1."
+        settings = self._generation_settings(tokenizer, generation_config)
+        self._check_one_answer(settings)
+        if is_assisted(self, settings.get("generation_config"), settings):
+            batch_size = 1  # all that transformers' assisted decoding takes
+        decoder = AnswerDecoder(
+            tokenizer, self.conv_template.end_of_turn, keep_grounding=keep_grounding
+        )
+        features = self._features(pixel_values, requests)
+        answers = [""] * len(requests)
+        for batch in plan_batches([len(request.ids) for request in requests], batch_size):
+            inputs = self._generation_inputs(
+                tokenizer, [requests[i] for i in batch], [features[i] for i in batch]
             )
-        answers = [
-            self._answer(text)
-            for text in tokenizer.batch_decode(sequences, skip_special_tokens=True)
-        ]
+            output = self._new_ids(inputs, settings)
+            for index, ids in zip(batch, output, strict=True):
+                answers[index] = decoder.answer(ids.tolist())
         if verbose:
             for request, answer in zip(requests, answers, strict=True):
                 sys.stdout.write(_collapsed(request.pieces, tokens) + answer + "\n")
@@ -183,6 +200,7 @@ class DialogueMixin:
         num_patches_list: Sequence[int] | None = None,
         *,
         cancel: threading.Event | None = None,
+        keep_grounding: bool = False,
     ) -> Iterator[str]:
         """Answer as `chat` does, in pieces of text as they come.
 
@@ -197,6 +215,7 @@ class DialogueMixin:
             history: as in `chat`.
             num_patches_list: as in `chat`.
             cancel: stops the generation when set; what was generated so far has been yielded.
+            keep_grounding: as in `chat`.
 
         Raises:
             ValueError: as in `chat`; raised at the first step of the iteration.
@@ -204,26 +223,25 @@ class DialogueMixin:
         counts = None if num_patches_list is None else [list(num_patches_list)]
         tokens = (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN)
         requests = self._requests(tokenizer, pixel_values, [question], counts, [history], tokens)
-        inputs = self._generation_inputs(tokenizer, requests, pixel_values)
         settings = self._generation_settings(tokenizer, generation_config)
-        stop = _Stop(cancel)
-        criteria = StoppingCriteriaList([*settings.pop("stopping_criteria", []), stop])
-        tokens_out = _TokenQueue()
-
-        def run() -> None:
-            try:
-                self.generate(**inputs, **settings, stopping_criteria=criteria, streamer=tokens_out)
-                tokens_out.finish(None)
-            except BaseException as error:  # noqa: BLE001  (handed to the consumer, who raises it)
-                tokens_out.finish(error)
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
+        self._check_one_answer(settings)
+        if is_assisted(self, settings.get("generation_config"), settings):
+            raise ValueError(
+                "prompt lookup and assistants hand out candidates before they are checked, so they "
+                "cannot be streamed; call chat()."
+            )
+        inputs = self._generation_inputs(
+            tokenizer, requests, self._features(pixel_values, requests)
+        )
+        decoder = AnswerDecoder(
+            tokenizer, self.conv_template.end_of_turn, keep_grounding=keep_grounding
+        )
+        inputs.pop("input_ids")
+        ids = stream_ids(self.generate, {**inputs, **settings}, cancel)
         try:
-            yield from _stripped(_decoded(tokens_out, tokenizer), self.conv_template.end_of_turn)
+            yield from decoder.stream(ids)
         finally:
-            stop.now.set()
-            thread.join()
+            ids.close()
 
     # ------------------------------------------------------------------ steps
     def _requests(
@@ -266,7 +284,7 @@ class DialogueMixin:
                 question = f"{IMAGE_PLACEHOLDER}\n{question}"
             turns = _turns(conversation, past or [], question, images, index)
             pieces = render(conversation, turns, self.num_image_token, tokens)
-            requests.append(Request(question, pieces, encode(pieces, tokenizer)))
+            requests.append(Request(question, pieces, encode(pieces, tokenizer), sum(images)))
         return requests
 
     def _conversation(self) -> Conversation:
@@ -281,19 +299,71 @@ class DialogueMixin:
             conversation.system_message = self.system_message
         return conversation
 
+    @torch.no_grad()
+    def _features(
+        self, pixel_values: torch.Tensor | None, requests: Sequence[Request]
+    ) -> list[torch.Tensor | None]:
+        """Visual tokens (n, Q, D) of each request; every distinct tile is encoded once."""
+        if pixel_values is None:
+            return [None] * len(requests)
+        kept, places = distinct_tiles(pixel_values)
+        distinct = pixel_values if len(kept) == len(places) else pixel_values[kept]
+        encoded = self.extract_feature(distinct)
+        features: list[torch.Tensor | None] = []
+        start = 0
+        for request in requests:
+            own = places[start : start + request.num_tiles]
+            start += len(own)
+            features.append(encoded[own] if own else None)
+        return features
+
+    @torch.no_grad()
     def _generation_inputs(
-        self, tokenizer: Any, requests: Sequence[Request], pixel_values: torch.Tensor | None
+        self,
+        tokenizer: Any,
+        requests: Sequence[Request],
+        features: Sequence[torch.Tensor | None],
     ) -> dict[str, torch.Tensor]:
-        """Left-padded embeddings: with them alone, penalties see the answer and not the prompt,
-        as officially."""
+        """Left-padded ids, their embeddings with the images in place, and the mask."""
         width = max(len(request.ids) for request in requests)
         padding = _padding_id(tokenizer)
         ids = torch.tensor([[padding] * (width - len(r.ids)) + r.ids for r in requests])
         mask = torch.tensor([[0] * (width - len(r.ids)) + [1] * len(r.ids) for r in requests])
-        device = self._input_device()
-        with torch.no_grad():
-            embeds = self._embed(ids.to(device), None, pixel_values, None, None)
-        return {"inputs_embeds": embeds, "attention_mask": mask.to(embeds.device)}
+        ids = ids.to(self._input_device())
+        visual = [each for each in features if each is not None]
+        embeds = self._embed(ids, None, None, torch.cat(visual) if visual else None, None)
+        mask = mask.to(embeds.device)
+        return {"input_ids": ids, "inputs_embeds": embeds, "attention_mask": mask}
+
+    def _new_ids(self, inputs: dict[str, torch.Tensor], settings: dict[str, Any]) -> torch.Tensor:
+        """Generate, and return the new ids.
+
+        From the embeddings alone, so that penalties see the answer and not the prompt, as
+        officially; prompt lookup and assistants need the ids too.
+        """
+        config = settings.get("generation_config")
+        ids = inputs["input_ids"]
+        if is_assisted(self, config, settings):
+            for name, neutral in (("repetition_penalty", 1.0), ("no_repeat_ngram_size", 0)):
+                value = setting(self, config, settings, name)
+                if value not in (None, neutral):
+                    raise ValueError(
+                        f"{name}={value} with prompt lookup or an assistant would punish the words "
+                        "of the question too, which chat() does not do; leave one of them out."
+                    )
+            output = self.generate(**inputs, **settings)
+            return getattr(output, "sequences", output)[:, ids.shape[1] :]
+        embedded = {name: value for name, value in inputs.items() if name != "input_ids"}
+        output = self.generate(**embedded, **settings)
+        return getattr(output, "sequences", output)
+
+    def _check_one_answer(self, settings: dict[str, Any]) -> None:
+        answers = setting(self, settings.get("generation_config"), settings, "num_return_sequences")
+        if answers not in (None, 1):
+            raise ValueError(
+                f"num_return_sequences is {answers}, but chat returns one answer per question; "
+                "call generate() for several."
+            )
 
     def _input_device(self) -> torch.device:
         """Where the token embedding computes: its own device, or that of its hook when its
@@ -318,9 +388,6 @@ class DialogueMixin:
         if own.pad_token_id is None:
             own.pad_token_id = _padding_id(tokenizer)
         return {"generation_config": own}
-
-    def _answer(self, text: str) -> str:
-        return text.split(self.conv_template.end_of_turn)[0].strip()
 
 
 def _padding_id(tokenizer: Any) -> int:
@@ -379,19 +446,9 @@ def _turns(
     remaining = iter(images)
     turns: list[tuple[str, Any]] = []
     for text, answer in zip(asked, [*(a for _, a in history), None], strict=True):
-        turns.append((user, _with_visuals(text, remaining)))
+        turns.append((user, place_visuals(text, remaining)))
         turns.append((assistant, answer))
     return turns
-
-
-def _with_visuals(text: str | None, images: Iterator[int]) -> list[str | Visual] | str | None:
-    if not text or IMAGE_PLACEHOLDER not in text:
-        return text
-    head, *tails = text.split(IMAGE_PLACEHOLDER)
-    content: list[str | Visual] = [head]
-    for tail in tails:
-        content += [Visual(next(images)), tail]
-    return content
 
 
 def _collapsed(pieces: Sequence[Piece], tokens: tuple[str, str, str]) -> str:
@@ -400,89 +457,3 @@ def _collapsed(pieces: Sequence[Piece], tokens: tuple[str, str, str]) -> str:
     return prompt_text(
         [Piece(IMAGE_PLACEHOLDER, True) if p.control and p.text == tokens[1] else p for p in shown]
     )
-
-
-# ---------------------------------------------------------------------- streaming
-class _Stop(StoppingCriteria):
-    """Stops the generation when the consumer is gone, or when the caller says so."""
-
-    def __init__(self, cancel: threading.Event | None) -> None:
-        self.now = threading.Event()
-        self.cancel = cancel
-
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
-        stop = self.now.is_set() or (self.cancel is not None and self.cancel.is_set())
-        return torch.full((input_ids.shape[0],), stop, dtype=torch.bool, device=input_ids.device)
-
-
-class _TokenQueue(BaseStreamer):
-    """Hands the ids that `generate` streams to another thread."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue = queue.SimpleQueue()
-
-    def put(self, value: torch.Tensor) -> None:
-        """Receive ids; the (empty) prompt comes first and adds nothing."""
-        self._queue.put(value.reshape(-1).tolist())
-
-    def end(self) -> None:
-        """`generate` is done; `finish` follows."""
-
-    def finish(self, error: BaseException | None) -> None:
-        """End the stream, with the error that ended it."""
-        self._queue.put((error,))
-
-    def __iter__(self) -> Iterator[list[int]]:
-        while isinstance(item := self._queue.get(), list):
-            yield item
-        if item[0] is not None:
-            raise item[0]
-
-
-def _decoded(stream: Iterator[list[int]] | _TokenQueue, tokenizer: Any) -> Iterator[str]:
-    """Decode ids as they come; a text that ends within a character waits for its other bytes.
-
-    Decoding starts a little before the new ids, because a token's text may depend on the one before
-    it.
-    """
-
-    def decode(ids: list[int]) -> str:
-        return tokenizer.decode(ids, skip_special_tokens=True)
-
-    ids: list[int] = []
-    start = read = 0
-    for new in stream:
-        ids += new
-        before, now = decode(ids[start:read]), decode(ids[start:])
-        if len(now) > len(before) and not now.endswith("\ufffd"):
-            yield now[len(before) :]
-            start, read = read, len(ids)
-    before, now = decode(ids[start:read]), decode(ids[start:])
-    if len(now) > len(before):
-        yield now[len(before) :]
-
-
-def _stripped(texts: Iterator[str], end: str) -> Iterator[str]:
-    """Cut at the end-of-turn text and strip white space at both ends, without looking further
-    ahead than needed."""
-    held, begun = "", False
-    for text in texts:
-        held += text
-        if end in held:
-            held = held.split(end)[0]
-            break
-        if not begun:
-            held = held.lstrip()
-            begun = bool(held)
-        # White space may turn out to be the end, and so may the beginning of the end-of-turn text.
-        safe = len(held.rstrip())
-        for size in range(min(len(end) - 1, len(held)), 0, -1):
-            if held.endswith(end[:size]):
-                safe = min(safe, len(held[:-size].rstrip()))
-                break
-        if safe:
-            yield held[:safe]
-            held = held[safe:]
-    held = held.rstrip() if begun else held.strip()
-    if held:
-        yield held

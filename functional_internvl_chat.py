@@ -1,14 +1,140 @@
-"""What InternVLChatModel computes without weights: pixel unshuffle, the loss, packing, tile checks.
+"""What InternVLChatModel computes without weights: pixels, unshuffle, the loss, packing, batches.
 
 # B samples   T text positions   V vocabulary   N tiles   ph, pw  patch rows, columns   C width
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
 IGNORE_INDEX = -100
+# Vision tokens (class token included) that go through the encoder at once. A CPU is fastest with
+# one tile of 1,025; an accelerator wants many, and 32 of them bound the memory of a long video.
+_VIT_TOKENS = {"cpu": 2048}
+_VIT_TOKENS_ACCELERATOR = 32 * 1025
+# Padding that a batch may have, as a share of the positions computed.
+MAX_WASTE = 0.15
+
+
+def normalize_pixels(
+    pixel_values: torch.Tensor, mean: Sequence[float], std: Sequence[float]
+) -> torch.Tensor:
+    """Normalise uint8 tiles (N, 3, H, W) on their device: (x / 255 - mean) / std in float32.
+
+    The operations and their order are those of the image processor, so the values are the same to
+    the bit; the bytes are a quarter of float32 on the way to the device.
+    """
+
+    def column(values: Sequence[float]) -> torch.Tensor:
+        # A tensor, not a scalar: division by a scalar may become a multiplication by its inverse.
+        return torch.tensor(values, dtype=torch.float32, device=pixel_values.device)[:, None, None]
+
+    return pixel_values.float().div_(column([255.0])).sub_(column(mean)).div_(column(std))
+
+
+def default_vit_batch_size(device: torch.device, tokens_per_tile: int) -> int:
+    """Tiles that go through the vision encoder at once when nobody says how many.
+
+    Args:
+        device: where the encoder is.
+        tokens_per_tile: 1 + P.
+    """
+    return max(1, _VIT_TOKENS.get(device.type, _VIT_TOKENS_ACCELERATOR) // tokens_per_tile)
+
+
+def distinct_tiles(pixel_values: torch.Tensor) -> tuple[list[int], list[int]]:
+    """Find tiles that occur several times.
+
+    Args:
+        pixel_values: (N, 3, H, W).
+
+    Returns:
+        The index of each distinct tile's first occurrence, and for each tile the place of its equal
+        among those.
+    """
+    sums = pixel_values.flatten(1).sum(1, dtype=torch.float64).tolist()
+    kept: list[int] = []
+    places: list[int] = []
+    candidates: dict[float, list[int]] = {}
+    for index, total in enumerate(sums):
+        equals = (
+            place
+            for place in candidates.get(total, [])
+            if torch.equal(pixel_values[kept[place]], pixel_values[index])
+        )
+        place = next(equals, len(kept))
+        if place == len(kept):
+            kept.append(index)
+            candidates.setdefault(total, []).append(place)
+        places.append(place)
+    return kept, places
+
+
+def plan_batches(
+    lengths: Sequence[int], batch_size: int | None = None, max_waste: float = MAX_WASTE
+) -> list[list[int]]:
+    """Group samples of like length, in as few batches as keep the padding small.
+
+    Each batch is padded to its longest sample. Among all ways to cut the samples, sorted by length,
+    into k batches, the one with the fewest positions is taken, for the smallest k whose share of
+    padding is at most `max_waste`.
+
+    Args:
+        lengths: tokens of each sample.
+        batch_size: most samples in a batch; None for no limit.
+        max_waste: share of the positions that may be padding.
+
+    Returns:
+        Indices of the samples of each batch, in their given order; the longest batch first.
+
+    Raises:
+        ValueError: a batch size below 1.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1, or None.")
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    windows = [order[start : start + _WINDOW] for start in range(0, len(order), _WINDOW)]
+    batches = [
+        batch
+        for window in windows
+        for batch in _cut(window, [lengths[i] for i in window], batch_size, max_waste)
+    ]
+    return [sorted(batch) for batch in reversed(batches)]
+
+
+# The search below is quadratic; samples beyond this many are searched apart, after sorting.
+_WINDOW = 256
+
+
+def _cut(
+    samples: list[int], lengths: list[int], batch_size: int | None, max_waste: float
+) -> list[list[int]]:
+    """Cut samples sorted by length into batches; see `plan_batches`."""
+    n, useful = len(samples), sum(lengths)
+    widest = n if batch_size is None else min(n, batch_size)
+    # positions[j]: fewest for the first j samples in k batches; cuts[k][j]: where the last begins.
+    positions: list[float] = [0.0] + [float("inf")] * n
+    cuts: list[list[int]] = []
+    while True:
+        previous, positions = positions, [float("inf")] * (n + 1)
+        cut = [0] * (n + 1)
+        for j in range(1, n + 1):
+            for i in range(max(0, j - widest), j):
+                cost = previous[i] + (j - i) * lengths[j - 1]
+                if cost < positions[j]:
+                    positions[j], cut[j] = cost, i
+        cuts.append(cut)
+        possible = positions[n] < float("inf")
+        if possible and (positions[n] - useful <= max_waste * positions[n] or len(cuts) == n):
+            break
+    batches, end = [], n
+    for cut in reversed(cuts):
+        batches.append(samples[cut[end] : end])
+        end = cut[end]
+    return batches[::-1]
 
 
 def unshuffle_pixels(grid: torch.Tensor, ratio: float, version: str) -> torch.Tensor:

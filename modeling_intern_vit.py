@@ -368,6 +368,11 @@ class InternVisionModel(PreTrainedModel):
                     f"pixel_values has shape {tuple(pixel_values.shape)}, expected (tiles, "
                     "channels, height, width)."
                 )
+            if not pixel_values.is_floating_point():
+                raise ValueError(
+                    f"pixel_values are {pixel_values.dtype}, expected normalised floats; the chat "
+                    "model normalises uint8 tiles, the encoder alone does not."
+                )
             pixel_embeds = self.embeddings(pixel_values)
         if output_hidden_states is None:
             output_hidden_states = bool(getattr(self.config, "output_hidden_states", False))

@@ -33,12 +33,16 @@ from .conversation import get_conv_template
 from .dialogue_internvl_chat import DialogueMixin
 from .functional_internvl_chat import (
     check_num_tiles,
+    default_vit_batch_size,
     isolate_packed_rows,
     kept_tiles,
+    normalize_pixels,
     supervised_loss,
     unshuffle_pixels,
 )
+from .generation_internvl_chat import PrefillOnceMixin
 from .modeling_intern_vit import InternVisionModel
+from .streaming_internvl_chat import AnswerDecoder  # noqa: F401  (see InternLM2Config above)
 
 logger = logging.get_logger(__name__)
 
@@ -47,7 +51,7 @@ logger = logging.get_logger(__name__)
 _IMG_CONTEXT_FROM_END = 7
 
 
-class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
+class InternVLChatModel(DialogueMixin, PrefillOnceMixin, PreTrainedModel, GenerationMixin):
     """InternVL 1.5, 2.0 and 2.5 chat models of every size.
 
     Args:
@@ -56,6 +60,10 @@ class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
         language_model: a language model to use in place of a new one.
         use_flash_attn: what published loading snippets pass; True asks for flash_attention_2 where
             it can run.
+
+    Attributes:
+        vit_batch_size: tiles that go through the vision encoder at once when no gradient is wanted;
+            None for a default by device: 1 tile of 448 px on a CPU, 32 on an accelerator.
 
     Raises:
         ValueError: LoRA layers wrapped into the weights, which have to be merged first.
@@ -109,6 +117,7 @@ class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
         self.downsample_ratio = config.downsample_ratio
         self.ps_version = config.ps_version
         self.img_context_token_id = config.img_context_token_id
+        self.vit_batch_size: int | None = None
         self.conv_template = get_conv_template(config.template) if config.template else None
         self.system_message = _system_message(config, self.conv_template)
 
@@ -169,14 +178,42 @@ class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
         """Pixel unshuffle in the order of `ps_version`; see `unshuffle_pixels`."""
         return unshuffle_pixels(x, scale_factor, self.ps_version)
 
-    def extract_feature(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def extract_feature(
+        self, pixel_values: torch.Tensor, vit_batch_size: int | None = None
+    ) -> torch.Tensor:
         """Encode tiles (N, 3, H, W) to visual tokens (N, Q, D), ready to stand for `<IMG_CONTEXT>`.
 
+        Args:
+            pixel_values: normalised tiles, or uint8 ones, which are normalised on their device with
+                `config.image_mean` and `config.image_std`.
+            vit_batch_size: tiles to encode at once where no gradient is wanted; None for that of
+                the model.
+
         Raises:
-            ValueError: `select_layer` outside the encoder, or sides that pixel unshuffle cannot
-                merge.
+            ValueError: `select_layer` outside the encoder, integer pixels other than uint8, or
+                sides that pixel unshuffle cannot merge.
         """
+        step = vit_batch_size or self.vit_batch_size
+        if step is None:
+            patches = pixel_values[0, 0].numel() // self.config.vision_config.patch_size**2
+            step = default_vit_batch_size(self._vision_device(pixel_values), 1 + patches)
+        if torch.is_grad_enabled() or pixel_values.shape[0] <= step:
+            return self._encode_tiles(pixel_values)
+        return torch.cat([self._encode_tiles(tiles) for tiles in pixel_values.split(step)])
+
+    def _vision_device(self, pixel_values: torch.Tensor) -> torch.device:
+        weight = self.vision_model.embeddings.patch_embedding.weight
+        return pixel_values.device if weight.device.type == "meta" else weight.device
+
+    def _encode_tiles(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Visual tokens (N, Q, D) of tiles, all at once."""
         vision = self.config.vision_config
+        if pixel_values.dtype == torch.uint8:
+            pixel_values = normalize_pixels(
+                pixel_values.to(self._vision_device(pixel_values)),
+                self.config.image_mean,
+                self.config.image_std,
+            )
         hidden = self.vision_model(
             pixel_values, output_hidden_states=False, num_layers=self._num_vision_layers()
         ).last_hidden_state
@@ -343,56 +380,6 @@ class InternVLChatModel(DialogueMixin, PreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
         return result.to_tuple() if return_dict is False else result
-
-    @torch.no_grad()
-    def generate(
-        self,
-        inputs: torch.LongTensor | None = None,
-        generation_config: Any = None,
-        *args: Any,
-        pixel_values: torch.Tensor | None = None,
-        input_ids: torch.LongTensor | None = None,
-        visual_features: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        image_flags: torch.Tensor | None = None,
-        num_tiles: list[int] | torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Generate, with transformers' contract.
-
-        The vision encoder runs once, before the prompt is repeated for beams or several answers, so
-        every sequence sees its own sample's tiles.
-
-        Args:
-            inputs: the same as `input_ids`.
-            generation_config: as in transformers.
-            *args: as in transformers.
-            pixel_values: (N, 3, S, S) tiles in reading order over the batch.
-            input_ids: (B, T) prompts, left-padded, with Q `<IMG_CONTEXT>` per tile.
-            visual_features: (N, Q, D) from `extract_feature`, in place of `pixel_values`.
-            inputs_embeds: (B, T, D) embedded prompts.
-            image_flags: (N,) 1 for a real tile, 0 for a padding tile.
-            num_tiles: tiles of each image, as the processor returns them; they must sum to N.
-            **kwargs: `attention_mask` and all that transformers' `generate` takes.
-
-        Returns:
-            Prompt and new ids for `input_ids` with or without `pixel_values`; new ids alone for
-            `visual_features` or `inputs_embeds`, where penalties see only what was generated, as in
-            the official `generate`.
-
-        Raises:
-            ValueError: images and text that do not fit.
-        """
-        check_num_tiles(num_tiles, pixel_values)
-        input_ids = inputs if input_ids is None else input_ids
-        only_new = visual_features is not None or (inputs_embeds is not None and input_ids is None)
-        if pixel_values is not None or visual_features is not None:
-            inputs_embeds = self._embed(
-                input_ids, inputs_embeds, pixel_values, visual_features, image_flags
-            )
-        if inputs_embeds is not None:
-            kwargs["inputs_embeds"] = inputs_embeds
-        return super().generate(None if only_new else input_ids, generation_config, *args, **kwargs)
 
 
 def _projector(config: InternVLChatConfig) -> nn.Sequential:

@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from tests import support
 
 SETTINGS = {"max_new_tokens": 10, "do_sample": False}
-dialogue = support.hub.ring0("dialogue_internvl_chat")
+streaming = support.hub.ring0("streaming_internvl_chat")
 
 # Question, images, tiles of each image, history: text, one image, several, a video, an image in a
 # later turn.
@@ -217,7 +217,7 @@ class TestStream:
             size = sizes[len(chunks) % len(sizes)]
             chunks.append(ids[start : start + size])
             start += size
-        pieces = list(dialogue._stripped(dialogue._decoded(chunks, tokenizer), "<|im_end|>"))
+        pieces = list(streaming.AnswerDecoder(tokenizer, "<|im_end|>").stream(chunks))
         whole = tokenizer.decode(ids, skip_special_tokens=True)
         assert "".join(pieces) == whole.split("<|im_end|>")[0].strip()
         if "\ufffd" not in whole:
@@ -235,4 +235,4 @@ class TestStream:
         ],
     )
     def test_stripping(self, texts, expected):
-        assert "".join(dialogue._stripped(iter(texts), "<|im_end|>")) == expected
+        assert "".join(streaming.stripped(iter(texts), "<|im_end|>")) == expected

@@ -88,9 +88,10 @@ def test_generated_ids(name):
             tokenizer, pixels, [question], None if counts is None else [counts], [history],
             support.conversation.IMAGE_TOKENS,
         )  # fmt: skip
-        ids = model.generate(
-            **model._generation_inputs(tokenizer, requests, pixels),
-            **model._generation_settings(tokenizer, settings),
+        features = model._features(pixels, requests)
+        ids = model._new_ids(
+            model._generation_inputs(tokenizer, requests, features),
+            model._generation_settings(tokenizer, settings),
         )
         assert ids[0].tolist() == case["output_ids"], case["label"]
 
