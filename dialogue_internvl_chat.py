@@ -31,7 +31,7 @@ from .conversation import (
     render,
 )
 from .functional_internvl_chat import distinct_tiles, plan_batches
-from .generation_internvl_chat import is_assisted, setting
+from .generation_internvl_chat import embedding_device, is_assisted, setting
 from .streaming_internvl_chat import AnswerDecoder, stream_ids
 
 History = Sequence[tuple[str, str]]
@@ -163,7 +163,7 @@ class DialogueMixin:
         requests = self._requests(tokenizer, pixel_values, questions, counts, history, tokens)
         if not requests:
             return ([], []) if return_history else []
-        settings = self._generation_settings(tokenizer, generation_config)
+        settings = turn_settings(tokenizer, self.conv_template.end_of_turn, generation_config)
         self._check_one_answer(settings)
         if is_assisted(self, settings.get("generation_config"), settings):
             batch_size = 1  # all that transformers' assisted decoding takes
@@ -223,7 +223,7 @@ class DialogueMixin:
         counts = None if num_patches_list is None else [list(num_patches_list)]
         tokens = (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN)
         requests = self._requests(tokenizer, pixel_values, [question], counts, [history], tokens)
-        settings = self._generation_settings(tokenizer, generation_config)
+        settings = turn_settings(tokenizer, self.conv_template.end_of_turn, generation_config)
         self._check_one_answer(settings)
         if is_assisted(self, settings.get("generation_config"), settings):
             raise ValueError(
@@ -329,7 +329,7 @@ class DialogueMixin:
         padding = _padding_id(tokenizer)
         ids = torch.tensor([[padding] * (width - len(r.ids)) + r.ids for r in requests])
         mask = torch.tensor([[0] * (width - len(r.ids)) + [1] * len(r.ids) for r in requests])
-        ids = ids.to(self._input_device())
+        ids = ids.to(embedding_device(self))
         visual = [each for each in features if each is not None]
         embeds = self._embed(ids, None, None, torch.cat(visual) if visual else None, None)
         mask = mask.to(embeds.device)
@@ -344,13 +344,7 @@ class DialogueMixin:
         config = settings.get("generation_config")
         ids = inputs["input_ids"]
         if is_assisted(self, config, settings):
-            for name, neutral in (("repetition_penalty", 1.0), ("no_repeat_ngram_size", 0)):
-                value = setting(self, config, settings, name)
-                if value not in (None, neutral):
-                    raise ValueError(
-                        f"{name}={value} with prompt lookup or an assistant would punish the words "
-                        "of the question too, which chat() does not do; leave one of them out."
-                    )
+            check_prompt_lookup(self, settings)
             output = self.generate(**inputs, **settings)
             return getattr(output, "sequences", output)[:, ids.shape[1] :]
         embedded = {name: value for name, value in inputs.items() if name != "input_ids"}
@@ -365,29 +359,45 @@ class DialogueMixin:
                 "call generate() for several."
             )
 
-    def _input_device(self) -> torch.device:
-        """Where the token embedding computes: its own device, or that of its hook when its
-        weight is offloaded."""
-        embedding = self.get_input_embeddings()
-        if embedding.weight.device.type != "meta":
-            return embedding.weight.device
-        return torch.device(getattr(embedding._hf_hook, "execution_device", None) or "cpu")
 
-    def _generation_settings(self, tokenizer: Any, generation_config: Any) -> dict[str, Any]:
-        """Copy the caller's settings, with the end-of-turn token and the padding of the
-        tokenizer."""
-        end = tokenizer.convert_tokens_to_ids(self.conv_template.end_of_turn)
-        if generation_config is None or isinstance(generation_config, dict):
-            settings = dict(generation_config or {})
-            settings["eos_token_id"] = end
-            settings.setdefault("pad_token_id", _padding_id(tokenizer))
-            settings.setdefault("use_cache", True)
-            return settings
-        own = copy.deepcopy(generation_config)
-        own.eos_token_id = end
-        if own.pad_token_id is None:
-            own.pad_token_id = _padding_id(tokenizer)
-        return {"generation_config": own}
+def turn_settings(tokenizer: Any, end_of_turn: str, generation_config: Any) -> dict[str, Any]:
+    """Copy a caller's settings, with the end-of-turn token and the padding of the tokenizer.
+
+    Args:
+        tokenizer: the checkpoint's tokenizer.
+        end_of_turn: token that ends an answer.
+        generation_config: dict of generation settings, a GenerationConfig, or None.
+
+    Returns:
+        Keywords for `generate`.
+    """
+    end = tokenizer.convert_tokens_to_ids(end_of_turn)
+    if generation_config is None or isinstance(generation_config, dict):
+        settings = dict(generation_config or {})
+        settings["eos_token_id"] = end
+        settings.setdefault("pad_token_id", _padding_id(tokenizer))
+        settings.setdefault("use_cache", True)
+        return settings
+    own = copy.deepcopy(generation_config)
+    own.eos_token_id = end
+    if own.pad_token_id is None:
+        own.pad_token_id = _padding_id(tokenizer)
+    return {"generation_config": own}
+
+
+def check_prompt_lookup(model: Any, settings: dict[str, Any]) -> None:
+    """Check that penalties do not meet prompt lookup or an assistant.
+
+    Raises:
+        ValueError: they do.
+    """
+    for name, neutral in (("repetition_penalty", 1.0), ("no_repeat_ngram_size", 0)):
+        value = setting(model, settings.get("generation_config"), settings, name)
+        if value not in (None, neutral):
+            raise ValueError(
+                f"{name}={value} with prompt lookup or an assistant would punish the words of the "
+                "question too, which chat() does not do; leave one of them out."
+            )
 
 
 def _padding_id(tokenizer: Any) -> int:

@@ -20,6 +20,15 @@ from transformers.cache_utils import Cache, DynamicCache
 from .functional_internvl_chat import check_num_tiles
 
 
+def embedding_device(model: Any) -> torch.device:
+    """Where the token embedding computes: its own device, or that of its hook when its weight is
+    offloaded."""
+    embedding = model.get_input_embeddings()
+    if embedding.weight.device.type != "meta":
+        return embedding.weight.device
+    return torch.device(getattr(embedding._hf_hook, "execution_device", None) or "cpu")
+
+
 def setting(model: Any, generation_config: Any, kwargs: dict[str, Any], name: str) -> Any:
     """A generation setting: of the call, else of its config, else of the model's."""
     for value in (
@@ -47,6 +56,27 @@ def is_assisted(model: Any, generation_config: Any, kwargs: dict[str, Any]) -> b
     return any(setting(model, generation_config, kwargs, name) for name in names)
 
 
+def rotary_regime(config: Any, length: int) -> int:
+    """Which rotary table a language model uses for that many positions.
+
+    LongRoPE (Phi-3) changes its table beyond the context it was first trained on, dynamic NTK
+    (InternLM2) with every length beyond it. Keys made under another table are of no use.
+
+    Args:
+        config: of the language model.
+        length: positions of the whole sequence.
+    """
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kind = rope.get("rope_type", rope.get("type"))
+    if kind == "dynamic":
+        return length if length > config.max_position_embeddings else 0
+    if kind in ("longrope", "su"):
+        first = rope.get("original_max_position_embeddings")
+        first = first or getattr(config, "original_max_position_embeddings", None)
+        return int(length > (first or config.max_position_embeddings))
+    return 0
+
+
 def can_prefill(
     model: Any,
     generation_config: Any,
@@ -57,8 +87,12 @@ def can_prefill(
     """Whether the cache is ours to fill.
 
     It is transformers' own when the call names a kind of cache, positions or no cache at all, when
-    a cache given has a row per copy already, and when transformers is to find the padding itself.
+    a cache given has a row per copy already, when transformers is to find the padding itself, and
+    when the rotary table changes at the last position.
     """
+    config, length = model.config.get_text_config(decoder=True), prompt.shape[1]
+    if rotary_regime(config, length) != rotary_regime(config, length - 1):
+        return False
     others = ("cache_implementation", "prefill_chunk_size")
     cache = kwargs.get("past_key_values")
     if setting(model, generation_config, kwargs, "use_cache") is False:

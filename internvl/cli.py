@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:  # torch and transformers are imported by the commands that need them
-    from internvl.chat.request import Limits, Media
+    from internvl.chat.media import Limits, Media
+    from internvl.chat.session import ChatSession
 
 app = typer.Typer(
     help="InternVL 1.5, 2.0 and 2.5: ask questions about images and videos.",
@@ -68,6 +69,19 @@ def chat(
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
     show_tiles: ShowTiles = None,
     max_new_tokens: MaxNewTokens = None,
+    cot: Annotated[
+        bool, typer.Option("--cot", help="Ask for reasoning, with the prompt of the report.")
+    ] = False,
+    votes: Annotated[
+        int | None, typer.Option(min=1, help="Sample so many answers and take the majority.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,
+    keep_tags: Annotated[
+        bool, typer.Option("--keep-tags", help="Leave <ref> and <box> in answers.")
+    ] = False,
+    loop_guard: Annotated[
+        bool, typer.Option("--loop-guard", help="Stop an answer that repeats itself without end.")
+    ] = False,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     device_map: Annotated[
         str,
@@ -89,10 +103,11 @@ def chat(
     with _plain_errors():
         images, question = split_inputs(inputs or [])
         from internvl import hub
-        from internvl.chat import console, request
+        from internvl.chat.console import Console
+        from internvl.chat.media import Limits
+        from internvl.chat.session import ChatSession
 
         _quiet()
-        limits = request.Limits(max_tiles, num_frames, allow_urls)
         loaded = hub.load(
             model,
             subfolder=subfolder,
@@ -107,19 +122,25 @@ def chat(
             raise ValueError(
                 f"{model} is a vision encoder, which cannot chat; name a chat checkpoint."
             )
+        limits = Limits(max_tiles, num_frames, allow_urls)
         media = _media(loaded.processor, images, video or [], limits, show_tiles)
-        defaults = loaded.model.generation_config.to_diff_dict()
-        generation = request.generation_settings(defaults, max_new_tokens=max_new_tokens)
+        session = ChatSession(
+            loaded.model,
+            loaded.processor,
+            tokenizer=loaded.tokenizer,
+            generation={"max_new_tokens": max_new_tokens},
+            limits=limits,
+            keep_grounding=keep_tags,
+            loop_guard=loop_guard,
+        )
         if question is None:
-            _dialogue(console.Console(loaded, generation, _write, limits, media))
-            return
-        asked = request.compose([request.Turn(question, media)], loaded.processor.frame_prefix)
-        if not stream:
-            typer.echo(console.answer(loaded, asked, generation))
-            return
-        for piece in console.answer_stream(loaded, asked, generation):
-            _write(piece)
-        _write("\n")
+            if cot or votes:
+                raise ValueError("--cot and --votes need a question; put it last, in quotes.")
+            _dialogue(Console(session, _write, media))
+        elif votes is not None:
+            _vote(session, question, media, votes, cot=cot, seed=seed)
+        else:
+            _answer(session, question, media, stream=stream, cot=cot)
 
 
 @app.command()
@@ -142,19 +163,20 @@ def explain(
         if question is None:
             raise ValueError("there is no question; put it last: explain IMAGE... QUESTION")
         from internvl import hub
-        from internvl.chat import request
+        from internvl.chat import accounting, request
+        from internvl.chat.media import Limits
 
         _quiet()
         prepared = hub.prepare(model, subfolder=subfolder, revision=revision)
-        limits = request.Limits(max_tiles, num_frames, allow_urls)
+        limits = Limits(max_tiles, num_frames, allow_urls)
         media = _media(prepared.processor, images, video or [], limits, show_tiles)
         asked = request.compose([request.Turn(question, media)], prepared.processor.frame_prefix)
         settings = request.generation_settings(prepared.generation, max_new_tokens=max_new_tokens)
-        account = request.explain(prepared, asked, settings)
+        account = accounting.explain(prepared, asked, settings)
         typer.echo(
             json.dumps(account, ensure_ascii=False, indent=2)
             if as_json
-            else request.describe(account)
+            else accounting.describe(account)
         )
 
 
@@ -202,13 +224,60 @@ def _media(
     processor: Any, images: list[str], videos: list[str], limits: Limits, show_tiles: Path | None
 ) -> list[Media]:
     """Read images and videos, and draw the tiling if asked."""
-    from internvl.chat import request, tiles_picture
+    from internvl.chat.media import read_image, read_video
+    from internvl.chat.tiles_picture import draw_tilings
 
-    media = [request.read_image(processor, image, limits) for image in images]
+    media = [read_image(processor, image, limits) for image in images]
     if show_tiles is not None:
         tilings = [each.tiling for each in media if each.tiling is not None]
-        tiles_picture.draw_tilings(tilings).save(show_tiles)
-    return media + [request.read_video(processor, video, limits) for video in videos]
+        draw_tilings(tilings).save(show_tiles)
+    return media + [read_video(processor, video, limits) for video in videos]
+
+
+def _answer(
+    session: ChatSession, question: str, media: list[Media], *, stream: bool, cot: bool
+) -> None:
+    """Answer one question, and say so when the answer was cut short."""
+    images, videos = session.read(media)
+    options: dict[str, Any] = {}
+    if cot:
+        from internvl.chat import sampling
+
+        question = sampling.reasoning_prompt(question)
+        options["max_new_tokens"] = sampling.reasoning_room(session, question, images, videos)
+    if stream:
+        for piece in session.stream(question, images, videos, **options):
+            _write(piece)
+        _write("\n")
+    else:
+        typer.echo(session.ask(question, images, videos, **options))
+    if session.last is not None and session.last.detail:
+        typer.echo(f"stopped: {session.last.detail}", err=True)
+
+
+def _vote(
+    session: ChatSession,
+    question: str,
+    media: list[Media],
+    votes: int,
+    *,
+    cot: bool,
+    seed: int | None,
+) -> None:
+    """Print the answer of the majority, and the count on standard error."""
+    import torch
+
+    from internvl.chat.sampling import vote
+
+    if seed is not None:
+        torch.manual_seed(seed)
+    result = vote(session, question, media, votes=votes, cot=cot)
+    typer.echo(result.answer if result.answer is not None else result.text)
+    counts = [f"{answer}: {count}" for answer, count in result.vote.counts.items()]
+    if result.vote.unparsed:
+        counts.append(f"without an answer: {result.vote.unparsed}")
+    tie = "; a tie, the first one wins" if result.vote.tie else ""
+    typer.echo(f"votes  {', '.join(counts)}{tie}", err=True)
 
 
 def _device_map(name: str) -> str | None:

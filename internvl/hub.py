@@ -446,6 +446,9 @@ def _processor(folder: Path, config: Any, tokenizer: Any, code: _Code | None = N
             config.num_image_token,
         ),
         "template in processor_config.json": (settings["template"], config.template),
+        # The model normalises tiles that come as bytes.
+        "image_mean in preprocessor_config.json": (images.image_mean, config.image_mean),
+        "image_std in preprocessor_config.json": (images.image_std, config.image_std),
     }
     for name, (found, expected) in facts.items():
         if found != expected:

@@ -2,79 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Callable
 
-from internvl import hub
-from internvl.chat.request import Limits, Media, Request, Turn, compose, read_image, read_video
+from internvl.chat.accounting import mebibytes
+from internvl.chat.media import Media, read_image, read_video
+from internvl.chat.session import ChatSession
 from internvl.chat.tiles_picture import plural
 
 HELP = """\
 /image PATH   add an image to the next question
 /video PATH   add a video to the next question
+/undo         take the last question back
+/info         tokens of the last answer, and memory
 /reset        forget the dialogue
 /help         this list
 /quit         leave"""
 
 
-def answer(loaded: hub.Loaded, request: Request, generation: dict[str, Any]) -> str:
-    """Answer a request with `chat`."""
-    return loaded.model.chat(
-        loaded.tokenizer,
-        _on_device(loaded.model, request.pixel_values),
-        request.question,
-        generation,
-        history=request.history or [],
-        num_patches_list=request.num_tiles,
-    )
-
-
-def answer_stream(
-    loaded: hub.Loaded, request: Request, generation: dict[str, Any]
-) -> Generator[str, None, None]:
-    """Answer a request with `chat_stream`: the pieces join to what `answer` returns."""
-    yield from loaded.model.chat_stream(
-        loaded.tokenizer,
-        _on_device(loaded.model, request.pixel_values),
-        request.question,
-        generation,
-        history=request.history or [],
-        num_patches_list=request.num_tiles,
-    )
-
-
-def _on_device(model: Any, pixel_values: Any) -> Any:
-    """Tiles where the vision encoder takes them, in its dtype (a Conv2d is never quantised)."""
-    if pixel_values is None:
-        return None
-    weight = model.vision_model.embeddings.patch_embedding.weight
-    if weight.device.type == "meta":  # offloaded: the hooks of accelerate move the tiles
-        return pixel_values.to(weight.dtype)
-    return pixel_values.to(weight.device, weight.dtype)
-
-
 class Console:
-    """A dialogue that keeps its turns.
+    """Follows commands and hands questions to a session.
 
     Args:
-        loaded: the checkpoint.
-        generation: settings of the generation.
+        session: the dialogue.
         write: receives text to show.
-        limits: how media are read.
         media: what the first question is about.
     """
 
     def __init__(
         self,
-        loaded: hub.Loaded,
-        generation: dict[str, Any],
+        session: ChatSession,
         write: Callable[[str], None],
-        limits: Limits | None = None,
         media: list[Media] | None = None,
     ) -> None:
-        self.loaded, self.generation, self.write = loaded, generation, write
-        self.limits = limits or Limits()
-        self.turns: list[Turn] = []
+        self.session, self.write = session, write
         self.pending: list[Media] = list(media or [])
 
     def feed(self, line: str) -> bool:
@@ -83,8 +43,13 @@ class Console:
         if command in ("/quit", "/exit"):
             return False
         if command == "/reset":
-            self.turns, self.pending = [], []
+            self.session.reset()
+            self.pending = []
             self.write("the dialogue is empty.\n")
+        elif command == "/undo":
+            self._undo()
+        elif command == "/info":
+            self.write(self._info() + "\n")
         elif command in ("/image", "/video"):
             self._add(command, rest.strip())
         elif command.startswith("/") and " " not in command and command.count("/") == 1:
@@ -94,11 +59,11 @@ class Console:
         return True
 
     def ask(self, question: str) -> str:
-        """Answer a question and keep the turn; a failure leaves the dialogue as it was."""
-        turn = Turn(question, tuple(self.pending))
-        request = compose([*self.turns, turn], self.loaded.processor.frame_prefix)
-        pieces: list[str] = []
-        stream = answer_stream(self.loaded, request, self.generation)
+        """Answer a question; a failure leaves the dialogue as it was."""
+        images = [each for each in self.pending if not each.is_video]
+        videos = [each for each in self.pending if each.is_video]
+        turns, pieces = len(self.session.turns), []
+        stream = self.session.stream(question, images, videos)
         try:
             for piece in stream:
                 pieces.append(piece)
@@ -107,19 +72,44 @@ class Console:
             self.write(" [stopped]")
         finally:
             stream.close()
+        last = self.session.last
+        if last is not None and last.detail:
+            self.write(f" [stopped: {last.detail}]")
         self.write("\n")
-        said = "".join(pieces)
-        if said:  # a turn without an answer would leave the template open in the middle
-            self.turns.append(Turn(question, turn.media, said))
+        if len(self.session.turns) > turns:
             self.pending = []
-        return said
+        return "".join(pieces)
+
+    def _undo(self) -> None:
+        if not self.session.turns:
+            self.write("there is nothing to take back.\n")
+            return
+        turn = self.session.undo()
+        self.pending = list(turn.media)
+        note = "; its images and videos go to the next one" if turn.media else ""
+        self.write(f"took back: {turn.question}{note}.\n")
+
+    def _info(self) -> str:
+        lines = []
+        if (last := self.session.last) is not None:
+            lines.append(
+                f"prompt {last.prompt_tokens} tokens, {last.reused_tokens} of them reused; "
+                f"answer {len(last.ids)} tokens ({last.finish_reason}); "
+                f"{plural(last.tiles, 'tile')}, {last.encoded_tiles} encoded"
+            )
+        memory = self.session.memory()
+        lines.append(
+            f"keys and values {mebibytes(memory['kv_bytes'])}, visual tokens "
+            f"{mebibytes(memory['feature_bytes'])}, images {mebibytes(memory['media_bytes'])}"
+        )
+        return "\n".join(lines)
 
     def _add(self, command: str, path: str) -> None:
         if not path:
             self.write(f"{command} needs a path.\n")
             return
         read = read_image if command == "/image" else read_video
-        media = read(self.loaded.processor, path, self.limits)
+        media = read(self.session.processor, path, self.session.limits)
         self.pending.append(media)
         count = plural(sum(media.num_tiles), "tile")
         self.write(f"{media.label}: {count}, for the next question.\n")

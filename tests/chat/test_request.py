@@ -7,10 +7,15 @@ import torch
 from PIL import Image
 
 from internvl import hub
-from internvl.chat import console, request
-from internvl.chat.request import Limits, Turn, compose
+from internvl.chat import accounting, console, request
+from internvl.chat import media as media_module
+from internvl.chat.media import Limits
+from internvl.chat.request import Turn, compose
+from internvl.chat.session import ChatSession
 from internvl.chat.tiles_picture import Tiling, draw_tilings
 from tests import support
+
+BRIEF = {"max_new_tokens": 4, "do_sample": False}
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +26,11 @@ def prepared() -> hub.Prepared:
 @pytest.fixture(scope="module")
 def loaded() -> hub.Loaded:
     return hub.load(support.checkpoint("qwen2"), dtype="float32")
+
+
+def session(loaded: hub.Loaded, max_new_tokens: int) -> ChatSession:
+    generation = {"max_new_tokens": max_new_tokens, "do_sample": False}
+    return ChatSession(loaded.model, loaded.processor, generation=generation)
 
 
 def picture(width: int = 200, height: int = 100) -> Image.Image:
@@ -53,8 +63,8 @@ def messages(turns: list[Turn], sources: list[list[tuple[str, object]]]) -> list
 def test_ids_are_those_of_the_processor(prepared, kinds, asked):
     frames = [picture(50, 40).rotate(90 * i) for i in range(3)]
     read = {
-        "image": lambda: request.read_image(prepared.processor, picture()),
-        "video": lambda: request.read_video(prepared.processor, frames),
+        "image": lambda: media_module.read_image(prepared.processor, picture()),
+        "video": lambda: media_module.read_video(prepared.processor, frames),
     }
     turns = [
         Turn("Hello.", [read[k]() for k in kinds[0]], "Hi."),
@@ -70,11 +80,13 @@ def test_ids_are_those_of_the_processor(prepared, kinds, asked):
         return_tensors="pt",
         return_prompt=True,
     )
-    account = request.explain(prepared, made, {})
+    account = accounting.explain(prepared, made, BRIEF)
     assert account["tokens"]["total"] == expected["input_ids"].shape[1]
     assert made.num_tiles == expected.get("num_tiles", [])
     if made.pixel_values is not None:
-        assert torch.equal(made.pixel_values, expected["pixel_values"])
+        images = prepared.processor.image_processor
+        tiles = images.to_pixels(made.pixel_values.permute(0, 2, 3, 1).numpy())
+        assert torch.equal(torch.from_numpy(tiles), expected["pixel_values"])
     prompt = expected["prompt"][0]
     for count in sorted(set(made.num_tiles), reverse=True):
         run = "<img>" + "<IMG_CONTEXT>" * (16 * count) + "</img>"
@@ -83,7 +95,7 @@ def test_ids_are_those_of_the_processor(prepared, kinds, asked):
 
 
 def test_ids_are_those_of_chat(loaded, prepared):
-    media = [request.read_image(prepared.processor, picture())]
+    media = [media_module.read_image(prepared.processor, picture())]
     made = compose([Turn("Hello.", media, "Hi."), Turn("What is <box>this</box>?")])
     (asked,) = loaded.model._requests(
         loaded.tokenizer,
@@ -93,20 +105,20 @@ def test_ids_are_those_of_chat(loaded, prepared):
         [made.history],
         support.conversation.IMAGE_TOKENS,
     )
-    account = request.explain(prepared, made, {})
+    account = accounting.explain(prepared, made, BRIEF)
     assert account["tokens"]["total"] == len(asked.ids)
     shown = "".join(f"{p.text}x{p.repeat}" if p.repeat > 1 else p.text for p in asked.pieces)
     assert account["prompt"] == shown
 
 
 def test_tags_in_a_question_place_its_images(prepared):
-    media = [request.read_image(prepared.processor, picture()) for _ in range(2)]
+    media = [media_module.read_image(prepared.processor, picture()) for _ in range(2)]
     typed = "Is <image> like <image>?"
     assert compose([Turn(typed, media)]).question == typed
     wrong = compose([Turn("Is <image> red?", media)])
     assert wrong.question == "Image-1: <image>\nImage-2: <image>\nIs <image> red?"
-    with pytest.raises(ValueError, match="more `<image>` tags"):
-        request.explain(prepared, wrong, {})
+    with pytest.raises(ValueError, match="more <image> tags"):
+        accounting.explain(prepared, wrong, BRIEF)
 
 
 def test_no_turns():
@@ -116,14 +128,14 @@ def test_no_turns():
 
 def test_limits_of_one_call_do_not_stay(prepared):
     before = prepared.processor.image_processor.to_dict()
-    few = request.read_image(prepared.processor, picture(), Limits(max_tiles=1))
-    many = request.read_image(prepared.processor, picture())
+    few = media_module.read_image(prepared.processor, picture(), Limits(max_tiles=1))
+    many = media_module.read_image(prepared.processor, picture())
     assert (few.num_tiles, many.num_tiles) == ([1], [3])
     assert prepared.processor.image_processor.to_dict() == before
 
 
 def test_urls_need_permission(prepared):
-    for read in (request.read_image, request.read_video):
+    for read in (media_module.read_image, media_module.read_video):
         with pytest.raises(ValueError, match="allow_urls"):
             read(prepared.processor, "https://example.org/x.png")
         # With permission, still no private address.
@@ -140,14 +152,14 @@ def test_generation_settings():
 
 def test_a_dialogue_survives_what_fails(loaded):
     shown: list[str] = []
-    dialogue = console.Console(loaded, {"max_new_tokens": 4, "do_sample": False}, shown.append)
+    dialogue = console.Console(session(loaded, 4), shown.append)
     dialogue.ask("Hi")
     with pytest.raises(FileNotFoundError):
         dialogue.feed("/image nothing.png")
-    dialogue.pending = [request.read_image(loaded.processor, picture())] * 2
+    dialogue.pending = [media_module.read_image(loaded.processor, picture())] * 2
     with pytest.raises(ValueError, match="tags"):
         dialogue.ask("one <image> too few")
-    assert len(dialogue.turns) == 1
+    assert len(dialogue.session.turns) == 1
     assert len(dialogue.pending) == 2
 
 
@@ -159,9 +171,9 @@ def test_an_interrupted_answer_is_kept_as_far_as_it_came(loaded):
         if len(shown) == 1:
             raise KeyboardInterrupt
 
-    dialogue = console.Console(loaded, {"max_new_tokens": 200, "do_sample": False}, write)
+    dialogue = console.Console(session(loaded, 200), write)
     said = dialogue.ask("Hi")
-    assert said == shown[0] == dialogue.turns[0].answer
+    assert said == shown[0] == dialogue.session.turns[0].answer
     assert shown[1:] == [" [stopped]", "\n"]
 
 
@@ -183,6 +195,6 @@ def test_pictures_of_tilings():
 
 @pytest.mark.parametrize(("size", "shape"), [((10, 5000), (12, 1)), ((1, 1), (1, 1))])
 def test_extreme_shapes_are_drawn(prepared, size, shape):
-    media = request.read_image(prepared.processor, picture(*size))
+    media = media_module.read_image(prepared.processor, picture(*size))
     assert (media.tiling.rows, media.tiling.cols) == shape
     assert draw_tilings([media.tiling]).height > 100

@@ -16,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from internvl import cli, doctor, hub
+from internvl.answers import COT_OPEN
 from tests import support
 
 QUESTION = "What is this?"
@@ -175,6 +176,40 @@ def test_dialogue(loaded, pictures):
     assert result.stdout == "\n".join([first, note, second, third, ""])
 
 
+def test_votes(pictures):
+    words = ("chat", pictures[0], "Is it (A) red or (B) blue?", *BRIEF, "--votes", "3")
+    result = run(*words, "--seed", "5")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("votes  ")
+    counted = sum(int(part.rsplit(": ", 1)[1].split(";")[0]) for part in result.stderr.split(", "))
+    assert counted == 3
+    again = run(*words, "--seed", "5")
+    assert (again.stdout, again.stderr) == (result.stdout, result.stderr)
+
+
+def test_cot_asks_with_the_prompt_of_the_report(loaded, pictures):
+    # Without --max-new-tokens the context decides; 8 are plenty for a random checkpoint.
+    result = run("chat", pictures[0], QUESTION, *MODEL, "--dtype", "float32", "--cot", "--stream")
+    pixels, _ = tiles(loaded, pictures[:1])
+    expected = loaded.model.chat(
+        loaded.tokenizer, pixels, f"{QUESTION}\n{COT_OPEN}", {**SETTINGS, "max_new_tokens": 60}
+    )
+    assert result.stdout.startswith(expected[:40])
+    for option in (("--cot",), ("--votes", "2")):
+        refused = run("chat", *MODEL, *option, stdin="Hi\n")
+        assert refused.exit_code == 2
+        assert "need a question" in refused.stderr
+
+
+def test_dialogue_takes_back_and_informs(loaded):
+    result = run("chat", *BRIEF, stdin="/undo\nHello\n/info\n/undo\n/info\n")
+    hello = loaded.model.chat(loaded.tokenizer, None, "Hello", SETTINGS)
+    lines = result.stdout.removeprefix("there is nothing to take back.\n")
+    assert lines.startswith(f"{hello}\nprompt ")
+    assert "took back: Hello." in lines
+    assert lines.count("keys and values") == 2
+
+
 def test_dialogue_forgets(loaded):
     result = run("chat", *BRIEF, stdin="Hi\n/reset\nHi\n/help\n")
     hello = loaded.model.chat(loaded.tokenizer, None, "Hi", SETTINGS)
@@ -190,7 +225,7 @@ def test_dialogue_forgets(loaded):
         (("chat", QUESTION, *MODEL, "--dtype", "int7"), "dtype is 'int7'"),
         (("chat", "https://example.org/a.png", QUESTION, *MODEL), "allow_urls"),
         (("chat", "data:image/png;base64,AAAA", QUESTION, *MODEL), "image"),
-        (("explain", "<image> what?", *MODEL), "more `<image>` tags"),
+        (("explain", "<image> what?", *MODEL), "more <image> tags"),
         (("explain", *MODEL), "there is no question"),
         (("explain", QUESTION, *MODEL, "--show-tiles", "x.png"), "no images to draw"),
     ],

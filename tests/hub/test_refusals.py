@@ -237,6 +237,18 @@ def test_files_that_contradict_each_other(folder):
         hub.load(folder)
 
 
+def test_a_normalisation_that_the_model_does_not_know(folder):
+    half = {"image_processor_type": "InternVLChatImageProcessor", "image_mean": [0.5, 0.5, 0.5]}
+    tiles = {"size": 112, "max_tiles": 6}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**half, **tiles}))
+    with pytest.raises(ValueError, match=r"image_mean in preprocessor_config.json is \[0.5, 0.5"):
+        hub.load(folder)
+    fields = json.loads((folder / "config.json").read_text())
+    fields["image_mean"] = [0.5, 0.5, 0.5]
+    (folder / "config.json").write_text(json.dumps(fields))
+    assert hub.prepare(folder).config.image_mean == [0.5, 0.5, 0.5]
+
+
 @pytest.mark.parametrize("source", ["no such/place/at all", "../nowhere", "a/b/c"])
 def test_places_that_do_not_exist(source):
     with pytest.raises(FileNotFoundError, match="neither a folder nor the id"):

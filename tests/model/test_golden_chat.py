@@ -91,7 +91,9 @@ def test_generated_ids(name):
         features = model._features(pixels, requests)
         ids = model._new_ids(
             model._generation_inputs(tokenizer, requests, features),
-            model._generation_settings(tokenizer, settings),
+            support.hub.ring0("dialogue_internvl_chat").turn_settings(
+                tokenizer, model.conv_template.end_of_turn, settings
+            ),
         )
         assert ids[0].tolist() == case["output_ids"], case["label"]
 

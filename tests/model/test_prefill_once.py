@@ -155,6 +155,17 @@ class TestPromptLookup:
         with pytest.raises(ValueError, match="pass both"):
             model.generate(inputs_embeds=row["inputs_embeds"], **lookup)
 
+    def test_an_assistant_changes_no_answer(self):
+        model, tokenizer = support.load("qwen2"), support.tokenizer("qwen2")
+        arguments = (tokenizer, support.pixels("qwen2", "A"), "What is <image>?")
+        settings = {"max_new_tokens": 12, "do_sample": False}
+        expected = model.chat(*arguments, settings)
+        assistant = support.load("qwen2").language_model  # it sees words, and no image
+        steps = []
+        assistant.register_forward_hook(lambda *_: steps.append(1))
+        assert model.chat(*arguments, {**settings, "assistant_model": assistant}) == expected
+        assert steps
+
     def test_fewer_forward_passes_for_repeated_text(self):
         model, tokenizer = support.load("qwen2"), support.tokenizer("qwen2")
         for layer in model.language_model.model.layers:  # the next token follows from the last one,

@@ -174,6 +174,8 @@ def test_processor_files_agree_with_the_config(name):
         tiling = (whole.min_dynamic_patch, whole.max_dynamic_patch, whole.use_thumbnail)
         tokens = read(name, "processor_config.json")["image_seq_length"]
         assert tokens == whole.num_image_token == 256
+        normalisation = (whole.image_mean, whole.image_std)  # of tiles that come as bytes
+        assert normalisation == (settings.image_mean, settings.image_std)
         video = read(name, "video_preprocessor_config.json")
         assert video["size"] == video["crop_size"] == {"height": 448, "width": 448}
     assert (settings.min_tiles, settings.max_tiles, settings.use_thumbnail) == tiling
