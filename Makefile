@@ -11,7 +11,7 @@ TESTS_4X := $(wildcard tests/remote_code tests/model tests/preprocessor tests/ch
 	tests/variants tests/repository tests/tokenizer tests/checkpoints tests/cli)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-4x demo test test-4x test-slow check bench
+.PHONY: help setup setup-4x demo test test-4x test-slow check bench bench-full
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,5 +50,14 @@ check: setup ## lint, format, types, import policy: what CI checks
 	$(VENV)/bin/mypy
 	$(TEST_ENV) $(VENV)/bin/python -m pytest -q tests/test_policy.py
 
-bench: setup ## run every benchmark, results as JSON
-	@set -e; for script in benchmarks/*.py; do echo "# $$script" >&2; $(VENV)/bin/python $$script --json; done
+# import_time.py has no reduced size.
+BENCHMARKS := preprocess vit prefill turns samples batch decode end_to_end load
+
+bench: setup ## run every benchmark at reduced depth (25 minutes), one line of JSON each
+	@set -e; $(VENV)/bin/python benchmarks/import_time.py --json; \
+	for name in $(BENCHMARKS); do \
+		echo "# $$name" >&2; $(VENV)/bin/python benchmarks/$$name.py --json $(BENCH_OPTIONS); \
+	done
+
+bench-full: ## the same at full depth, for the published table (hours on a CPU)
+	@$(MAKE) --no-print-directory bench BENCH_OPTIONS=--full
