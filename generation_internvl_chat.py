@@ -87,13 +87,15 @@ def can_prefill(
     """Whether the cache is ours to fill.
 
     It is transformers' own when the call names a kind of cache, positions or no cache at all, when
-    a cache given has a row per copy already, when transformers is to find the padding itself, and
-    when the rotary table changes at the last position.
+    it wants to see hidden states or attentions, which are those of the whole prompt, when a cache
+    given has a row per copy already, when transformers is to find the padding itself, and when the
+    rotary table changes at the last position.
     """
     config, length = model.config.get_text_config(decoder=True), prompt.shape[1]
     if rotary_regime(config, length) != rotary_regime(config, length - 1):
         return False
     others = ("cache_implementation", "prefill_chunk_size")
+    others += ("output_attentions", "output_hidden_states")
     cache = kwargs.get("past_key_values")
     if setting(model, generation_config, kwargs, "use_cache") is False:
         return False

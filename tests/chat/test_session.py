@@ -269,6 +269,25 @@ def test_the_rotary_table_of_another_length_is_not_reused():
     assert (False, True) in reused
 
 
+def test_a_sliding_window_can_be_gone_back_behind():
+    def dialogue(**options) -> ChatSession:
+        loaded = hub.load(support.checkpoint("phi3"), dtype="float32")
+        loaded.model.config.llm_config.sliding_window = window
+        return session(loaded, **options)
+
+    answers = []
+    for window in (48, 10_000):
+        expected = play(dialogue(reuse=False))
+        reusing = dialogue()
+        assert play(reusing) == expected
+        # The last question again, whose beginning has left the window.
+        said = reusing.undo().answer
+        assert reusing.ask(SCRIPT[-1][0]) == said
+        assert reusing.last.reused_tokens == reusing.last.prompt_tokens - 1
+        answers.append(expected)
+    assert answers[0] != answers[1]
+
+
 class TestForkAndFiles:
     def test_forks_go_their_own_ways(self, qwen2):
         one = session(qwen2, image_labels=False)

@@ -131,6 +131,22 @@ def test_other_caches_are_left_to_transformers(batch, options):
     assert torch.equal(ours(model, 5, **options), own(model, 5, **options))
 
 
+def test_hidden_states_are_those_of_the_whole_prompt(batch):
+    model, _, inputs = batch
+    options = {**SAMPLED, "num_return_sequences": 2, "return_dict_in_generate": True, **inputs}
+    output = ours(model, 5, **options, output_hidden_states=True)
+    expected = own(model, 5, **options, output_hidden_states=True)
+    assert output.hidden_states[0][-1].shape[:2] == (4, inputs["input_ids"].shape[1])
+    assert torch.equal(output.hidden_states[0][-1], expected.hidden_states[0][-1])
+    # Scores are of new tokens alone: the shared prefill gives them too.
+    output = ours(model, 5, **options, output_scores=True)
+    expected = own(model, 5, **options, output_scores=True)
+    assert torch.equal(output.sequences, expected.sequences)
+    assert len(output.scores) == len(expected.scores)
+    for one, other in zip(output.scores, expected.scores, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
+
 def test_padding_that_transformers_finds_by_itself(batch):
     model, _, inputs = batch
     options = {**SAMPLED, "num_return_sequences": 2, "input_ids": inputs["input_ids"]}
