@@ -1,9 +1,9 @@
 """How fast are tokens generated, against the bare language model, and what does prompt lookup gain?
 
-    python benchmarks/decode.py [--json] [--rounds 5] [--threads 1] [--dtype auto] [--full]
+    python benchmarks/decode.py [--json] [--rounds 3] [--threads 1] [--dtype auto] [--full]
                                 [--smoke]
 
-After 512 tokens of text 16 more are generated, greedily, in a dynamic cache. "default" is
+After 256 tokens of text 16 more are generated, greedily, in a dynamic cache. "default" is
 `InternVLChatModel.generate`; the peer is transformers' `generate` on the language model inside it.
 Prompt lookup proposes 8 tokens at a time out of the prompt. What it gains depends on how much of
 the answer stands in the prompt, so the answer is dictated by a logits processor: all of it, three
@@ -14,27 +14,16 @@ of four tokens, or none of it is a copy; the model computes every position as it
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from harness import (
-    Record,
-    Timing,
-    choose_dtype,
-    compare,
-    derived,
-    interleave,
-    parser,
-    require,
-    run,
-)
+from harness import Record, Timing, choose_dtype, compare, derived, entry, interleave, require
 from random_models import LAYERS, chat_config, chat_model
 from transformers import LogitsProcessor, LogitsProcessorList
 
 QUESTION = "tokens per second, against transformers on the bare language model"
 TARGET = 0.97
-CONTEXT, TOKENS, LOOKUP = 512, 16, 8
+CONTEXT, TOKENS, LOOKUP = 256, 16, 8
 SHARES = {"all of the answer": 1.0, "3 of 4 tokens": 0.75, "none of it": 0.0}
 
 
@@ -154,10 +143,7 @@ def measure(options: Namespace) -> dict[str, Any]:
     return record.finish(equality=equal, context=generator.ids.shape[1], new_tokens=TOKENS)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
-    run(measure, parser(__doc__).parse_args(arguments))
-
+main = entry(__doc__, measure, rounds=3)
 
 if __name__ == "__main__":
     main()

@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -62,6 +62,19 @@ def run(measure: Callable[[argparse.Namespace], dict[str, Any]], options: Any) -
     quiet()
     record = measure(options)
     print(json.dumps(record) if options.json else table(record))
+
+
+def entry(
+    doc: str | None, measure: Callable[[argparse.Namespace], dict[str, Any]], *, rounds: int = 5
+) -> Callable[[Sequence[str] | None], None]:
+    """The `main` of a script that has no options of its own."""
+
+    def main(arguments: Sequence[str] | None = None) -> None:
+        options = parser(doc or "")
+        options.set_defaults(rounds=rounds)
+        run(measure, options.parse_args(arguments))
+
+    return main
 
 
 def quiet() -> None:

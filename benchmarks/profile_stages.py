@@ -11,11 +11,11 @@ over measured parts; end_to_end.py measures the whole.
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import Record, amount, choose_dtype, interleave, parser, run
+from harness import Record, amount, choose_dtype, entry, interleave
 from preprocess import Work
 from random_models import LAYERS, chat_config, chat_model, pixels, prompt_ids
 from transformers import DynamicCache
@@ -121,12 +121,7 @@ def measure(options: Namespace) -> dict[str, Any]:
     return record.finish(equality=None, total_cpu_s=round(total, 2))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
-    options = parser(__doc__)
-    options.set_defaults(rounds=3)
-    run(measure, options.parse_args(arguments))
-
+main = entry(__doc__, measure, rounds=3)
 
 if __name__ == "__main__":
     main()

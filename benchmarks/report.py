@@ -14,7 +14,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +41,18 @@ MET = {True: "met", False: "**not met**", None: ""}
 
 
 # ---------------------------------------------------------------------- running
-def run(names: Iterable[str], options: Sequence[str]) -> dict[str, Any]:
-    """Run scripts one after the other; their records by name.
+def run(name: str, options: Sequence[str]) -> dict[str, Any]:
+    """Run a script in a process of its own; its record.
 
     Raises:
-        subprocess.CalledProcessError: one of them failed.
+        subprocess.CalledProcessError: it failed.
     """
-    records = {}
-    for name in names:
-        sys.stderr.write(f"{name} ...\n")
-        command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--json", *options]
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-        records[name] = json.loads(done.stdout.splitlines()[-1])
-        sys.stderr.write(f"{name}: {records[name]['seconds']} s\n")
-    return records
+    sys.stderr.write(f"{name} ...\n")
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--json", *options]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    record = json.loads(done.stdout.splitlines()[-1])
+    sys.stderr.write(f"{name}: {record['seconds']} s\n")
+    return without_folder(record)
 
 
 def without_folder(record: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +67,7 @@ def page_part(records: dict[str, Any]) -> str:
     for name, record in records.items():
         if name == "profile_stages":
             continue
-        parts += ["", f"### {name}", "", f"{record['question'].capitalize()}.", ""]
+        parts += ["", f"### {name}", "", f"{sentence(record['question'])}.", ""]
         parts += table(record["rows"])
         parts += [f"* {note}" for note in notes(record["rows"])]
         parts += ["", f"`{record['command']}`: {facts(record)}."]
@@ -86,6 +84,11 @@ def machine_line(record: dict[str, Any]) -> str:
         f"Measured on {record['cores']} cores of an {record['cpu']} ({record['capability']}, "
         f"{units} bfloat16 units), python {record['python']}, {versions}."
     )
+
+
+def sentence(text: str) -> str:
+    """The text with a capital in front."""
+    return text[:1].upper() + text[1:]
 
 
 def facts(record: dict[str, Any]) -> str:
@@ -148,7 +151,7 @@ def profile(record: dict[str, Any]) -> list[str]:
     lines = [
         "### Where the time goes",
         "",
-        f"{record['question'].capitalize()}: {record['total_cpu_s']} s of CPU time in all, put "
+        f"{sentence(record['question'])}: {record['total_cpu_s']} s of CPU time in all, put "
         "together from stages measured one by one.",
         "",
         "| stage | share | CPU time | runs |",
@@ -183,7 +186,7 @@ def plot(records: dict[str, Any], path: Path = PLOT) -> None:
     from matplotlib import pyplot
 
     bars = [
-        (f"{name}: {row['row']}", multiple_of_target(row), row)
+        (f"{name}: {row['row']}{against(row, record['rows'])}", multiple_of_target(row), row)
         for name, record in records.items()
         for row in record["rows"]
         if row["target"]
@@ -197,8 +200,9 @@ def plot(records: dict[str, Any], path: Path = PLOT) -> None:
     axes.set_xticks([0.5, 1, 2, 5], ["half", "target", "2x", "5x"])
     axes.minorticks_off()
     for index, (_, multiple, row) in enumerate(bars):
-        text = f" {row['value']:.2g} (target {row['target']})"
+        text = f" {row['value']:.3g} (target {row['target']})"
         axes.text(max(multiple, 1), index, text, va="center", fontsize=7)
+    axes.margins(y=0.01)
     axes.set_xlim(right=max(multiple for _, multiple, _ in bars) * 2.5)
     axes.set_title("Measured ratios as multiples of their targets", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
@@ -207,6 +211,12 @@ def plot(records: dict[str, Any], path: Path = PLOT) -> None:
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
     figure.savefig(path.with_suffix(".png"), dpi=110, metadata={"Software": None})
     pyplot.close(figure)
+
+
+def against(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """The peer of a row, where its name alone would not tell."""
+    alone = sum(other["row"] == row["row"] for other in rows) == 1
+    return "" if alone or not row.get("peer") else f", {row['peer']}"
 
 
 def multiple_of_target(row: dict[str, Any]) -> float:
@@ -226,11 +236,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--only", nargs="+", choices=SCRIPTS, metavar="NAME", default=SCRIPTS)
     chosen = options.parse_args(arguments)
     records = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    if not chosen.render:
-        new = run(chosen.only, ["--full"] if chosen.full else [])
-        records |= {name: without_folder(record) for name, record in new.items()}
+    for name in () if chosen.render else chosen.only:
+        records[name] = run(name, ["--full"] if chosen.full else [])
         records = {name: records[name] for name in SCRIPTS if name in records}
-        RESULTS.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        RESULTS.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")  # one by one
     write_page(records)
     plot(records)
 

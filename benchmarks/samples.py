@@ -13,11 +13,10 @@ alone: 8 rows at once against one by one.
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from harness import Record, choose_dtype, compare, interleave, parser, require, run
+from harness import Record, choose_dtype, compare, entry, interleave, require
 from random_models import LAYERS, chat_config, chat_model, pixels, prompt_ids
 
 from internvl import hub
@@ -119,12 +118,7 @@ def measure(options: Namespace) -> dict[str, Any]:
     return record.finish(equality=equal, prompt_tokens=sampler.ids.shape[1], new_tokens=TOKENS)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
-    options = parser(__doc__)
-    options.set_defaults(rounds=3)
-    run(measure, options.parse_args(arguments))
-
+main = entry(__doc__, measure, rounds=3)
 
 if __name__ == "__main__":
     main()
