@@ -270,15 +270,15 @@ def test_the_rotary_table_of_another_length_is_not_reused():
 
 
 def test_a_sliding_window_can_be_gone_back_behind():
-    def dialogue(**options) -> ChatSession:
+    def dialogue(window: int, **options) -> ChatSession:
         loaded = hub.load(support.checkpoint("phi3"), dtype="float32")
         loaded.model.config.llm_config.sliding_window = window
         return session(loaded, **options)
 
     answers = []
     for window in (48, 10_000):
-        expected = play(dialogue(reuse=False))
-        reusing = dialogue()
+        expected = play(dialogue(window, reuse=False))
+        reusing = dialogue(window)
         assert play(reusing) == expected
         # The last question again, whose beginning has left the window.
         said = reusing.undo().answer
