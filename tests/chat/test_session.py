@@ -269,6 +269,15 @@ def test_the_rotary_table_of_another_length_is_not_reused():
     assert (False, True) in reused
 
 
+def test_weights_on_disk_are_reused_as_well(qwen2, tmp_path):
+    expected = play(session(qwen2))
+    device_map = {"vision_model": "disk", "mlp1": "cpu", "language_model": "disk"}
+    model = support.load("qwen2", device_map=device_map, offload_folder=str(tmp_path))
+    dialogue = session(hub.Loaded(model, qwen2.processor, qwen2.tokenizer))
+    assert play(dialogue) == expected
+    assert dialogue.last.reused_tokens > 0.8 * dialogue.last.prompt_tokens
+
+
 def test_a_sliding_window_can_be_gone_back_behind():
     def dialogue(window: int, **options) -> ChatSession:
         loaded = hub.load(support.checkpoint("phi3"), dtype="float32")
