@@ -20,7 +20,7 @@ PIXEL_SHUFFLE_VERSIONS = ("v1", "v2")
 # The image processor holds the same; a test compares them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_LLM_TYPES = {
+LLM_TYPES = {
     "InternLM2ForCausalLM": "internlm2",
     "LlamaForCausalLM": "llama",
     "Phi3ForCausalLM": "phi3",
@@ -200,12 +200,12 @@ def _llm_config(value: dict[str, Any] | PretrainedConfig | None) -> PretrainedCo
         return value
     fields = copy.deepcopy({k: v for k, v in value.items() if k not in _DROPPED_FROM_LLM})
     architectures = fields.get("architectures") or [None]
-    model_type = fields.pop("model_type", None) or _LLM_TYPES.get(architectures[0])
+    model_type = fields.pop("model_type", None) or LLM_TYPES.get(architectures[0])
     if not model_type:
         raise ValueError(
             "llm_config names no language model: model_type is missing and architectures is "
             f"{architectures}; "
-            f"expected one of {sorted(_LLM_TYPES)} in config.json."
+            f"expected one of {sorted(LLM_TYPES)} in config.json."
         )
     if model_type == "internlm2":
         return InternLM2Config(**fields)

@@ -122,7 +122,7 @@ def load(
     model_type = fields.get("model_type")
     if model_type not in (CHAT_TYPE, VISION_TYPE):
         raise ValueError(_unknown_type(folder, model_type))
-    config = _config(fields)
+    config = build_config(fields)
     code = _Code(folder, subfolder) if trust_source_code else None
     tokenizer = None
     if model_type == VISION_TYPE:
@@ -170,8 +170,8 @@ def _dtype(dtype: Any) -> Any:
     return found
 
 
-def _config(fields: dict[str, Any]) -> Any:
-    """Build the config of a chat model or of a vision encoder."""
+def build_config(fields: dict[str, Any]) -> Any:
+    """Build `InternVLChatConfig` or `InternVisionConfig` from the content of a config.json."""
     if fields["model_type"] == VISION_TYPE:
         return ring0("configuration_intern_vit").InternVisionConfig.from_dict(fields)
     return ring0("configuration_internvl_chat").InternVLChatConfig.from_dict(fields)
@@ -299,9 +299,10 @@ def _tokenizer(folder: Path, config: Any, code: _Code | None = None) -> Any:
                 f"the tokenizer in {folder} needs sentencepiece: pip install 'internvl[internlm]'"
             ) from error
         return module.InternLM2Tokenizer.from_pretrained(folder)
-    if "auto_map" in fields:
+    own_code = (fields.get("auto_map") or {}).get("AutoTokenizer")
+    if own_code:
         raise ValueError(
-            f"the tokenizer in {folder} is code of the checkpoint ({fields['auto_map']}), which "
+            f"the tokenizer in {folder} is code of the checkpoint ({own_code}), which "
             "is not run; if you have read it, pass trust_source_code=True."
         )
     try:
@@ -391,7 +392,7 @@ def prepare(
     fields = read_json(folder / "config.json")
     if fields.get("model_type") != CHAT_TYPE:
         raise ValueError(_unknown_type(folder, fields.get("model_type")))
-    config = _config(fields)
+    config = build_config(fields)
     tokenizer = _tokenizer(folder, config)
     _check_tokenizer(folder, tokenizer, config)
     processor = _processor(folder, config, tokenizer)

@@ -11,7 +11,6 @@ from the root's, which belong to the preprocessor.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
@@ -24,17 +23,17 @@ from internvl.checkpoints.published import (
     ChatModel,
     VisionEncoder,
 )
+from internvl.checkpoints.settings import (
+    AUTO_MAP,
+    TRANSFORMERS,
+    VISION_AUTO_MAP,
+    dump,
+    processor_fields,
+)
 from internvl.hub import REPOSITORY, ring0
 
 logger = logging.getLogger(__name__)
 
-_CONFIG = "configuration_internvl_chat.InternVLChatConfig"
-_MODEL = "modeling_internvl_chat.InternVLChatModel"
-_PROCESSOR_FILES = (
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-)
 _ROOT_FILES = ("config.json", "generation_config.json", "chat_template.jinja")
 
 
@@ -42,13 +41,7 @@ def chat_config(model: ChatModel) -> dict[str, Any]:
     """The config.json of a chat model."""
     return {
         "architectures": ["InternVLChatModel"],
-        "auto_map": {
-            "AutoConfig": _CONFIG,
-            "AutoModel": _MODEL,
-            "AutoModelForCausalLM": _MODEL,
-            "AutoModelForImageTextToText": _MODEL,
-            "AutoModelForMultimodalLM": _MODEL,
-        },
+        "auto_map": AUTO_MAP,
         "downsample_ratio": 0.5,
         "dynamic_image_size": True,
         "force_image_size": 448,
@@ -64,8 +57,7 @@ def chat_config(model: ChatModel) -> dict[str, Any]:
         "template": model.template,
         "tie_word_embeddings": False,
         "torch_dtype": "bfloat16",
-        # Without it 4.57 warns of a wrong pattern in any large tokenizer, and advises to break it.
-        "transformers_version": "5.23.0",
+        "transformers_version": TRANSFORMERS,
         "use_backbone_lora": 0,
         "use_llm_lora": 0,
         "use_thumbnail": True,
@@ -88,57 +80,32 @@ def vision_config(encoder: VisionEncoder) -> dict[str, Any]:
     """The config.json of a vision encoder."""
     return {
         **encoder.config(),
-        "auto_map": {
-            "AutoConfig": "configuration_intern_vit.InternVisionConfig",
-            "AutoModel": "modeling_intern_vit.InternVisionModel",
-        },
+        "auto_map": VISION_AUTO_MAP,
     }
 
 
-def chat_files(model: ChatModel, processors: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Name and content of every file of a chat model's folder.
-
-    Args:
-        model: which one.
-        processors: content of the processor files of the repository root.
-    """
+def chat_files(model: ChatModel, repository: Path) -> dict[str, str]:
+    """Name and content of every file of a chat model's folder."""
     conversation = ring0("conversation")
     config = chat_config(model)
-    tile = {"height": config["force_image_size"], "width": config["force_image_size"]}
-    patches = config["force_image_size"] // config["vision_config"]["patch_size"]
-    changes = {
-        "preprocessor_config.json": {
-            "crop_size": tile,
-            "max_tiles": config["max_dynamic_patch"],
-            "min_tiles": config["min_dynamic_patch"],
-            "pad2square": config["pad2square"],
-            "size": tile,
-            "use_thumbnail": config["use_thumbnail"],
-        },
-        "processor_config.json": {
-            "image_seq_length": int((patches * config["downsample_ratio"]) ** 2),
-            "template": model.template,
-        },
-        "video_preprocessor_config.json": {"crop_size": tile, "size": tile},
-    }
     jinja = conversation.chat_template(conversation.get_conv_template(model.template))
     return {
-        "config.json": _dump(config),
-        "generation_config.json": _dump(generation_config(model)),
+        "config.json": dump(config),
+        "generation_config.json": dump(generation_config(model)),
         "chat_template.jinja": jinja,
-        **{name: _dump({**processors[name], **changed}) for name, changed in changes.items()},
+        **_processors(config, repository),
     }
 
 
-def vision_files(encoder: VisionEncoder, processors: dict[str, dict[str, Any]]) -> dict[str, str]:
+def vision_files(encoder: VisionEncoder, repository: Path) -> dict[str, str]:
     """Name and content of every file of a vision encoder's folder: it sees whole images."""
-    tile = {"height": encoder.image_size, "width": encoder.image_size}
-    whole = {"crop_size": tile, "size": tile, "max_tiles": 1, "min_tiles": 1}
-    name = "preprocessor_config.json"
-    return {
-        "config.json": _dump(vision_config(encoder)),
-        name: _dump({**processors[name], **whole, "use_thumbnail": False}),
-    }
+    config = vision_config(encoder)
+    return {"config.json": dump(config), **_processors(config, repository)}
+
+
+def _processors(config: dict[str, Any], repository: Path) -> dict[str, str]:
+    fields = processor_fields(config, repository=repository)
+    return {name: dump(content) for name, content in fields.items()}
 
 
 def files(repository: Path = REPOSITORY) -> dict[Path, str]:
@@ -147,13 +114,9 @@ def files(repository: Path = REPOSITORY) -> dict[Path, str]:
     Raises:
         FileNotFoundError: the repository root lacks a processor file.
     """
-    processors = {
-        name: json.loads((repository / name).read_text(encoding="utf-8"))
-        for name in _PROCESSOR_FILES
-    }
-    folders = {model.name: chat_files(model, processors) for model in CHAT_MODELS}
+    folders = {model.name: chat_files(model, repository) for model in CHAT_MODELS}
     root = {repository / name: folders[ROOT_MODEL][name] for name in _ROOT_FILES}
-    folders |= {encoder.name: vision_files(encoder, processors) for encoder in VISION_ENCODERS}
+    folders |= {encoder.name: vision_files(encoder, repository) for encoder in VISION_ENCODERS}
     variants = {
         repository / "variants" / folder / name: content
         for folder, contents in folders.items()
@@ -200,10 +163,6 @@ def main(arguments: list[str] | None = None, repository: Path = REPOSITORY) -> i
     if found:
         logger.error("run: python -m internvl.checkpoints.build_variants")
     return 1 if found else 0
-
-
-def _dump(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
