@@ -132,23 +132,28 @@ def adopt(
         if remote is not None:
             checked = _check(fields, remote, str(source), template)
             if dry_run:
-                return _adoption(source, commit, out, checked, copy)
+                return _adoption(source, commit, out, checked, _means(checked, copy))
     folder = described if local else resolve(source, subfolder, commit, (*DATA, *_PAPERS))
     with Weights(folder) as weights:
         checked = _check(fields, weights.stored, str(source), template)
+        how = _means(checked, copy)
         if not dry_run:
             options = {"copy": copy, "max_shard_size": max_shard_size}
             with staging(out, _journal(folder, commit, options)) as staged:
-                _write(staged, weights, checked, copy=copy, max_shard_size=max_shard_size)
+                how = _write(staged, weights, checked, copy=copy, max_shard_size=max_shard_size)
                 _write_around(staged, folder, checked, str(source), commit, out.name)
                 _check_written(staged)
-    return _adoption(source, commit, out, checked, copy)
+    return _adoption(source, commit, out, checked, how)
+
+
+def _means(checked: _Checked, copy: bool) -> str:
+    """How the weight files are to come to be."""
+    return "merged" if checked.merges else "copied" if copy else "linked"
 
 
 def _adoption(
-    source: str | Path, commit: str | None, out: Path, checked: _Checked, copy: bool
+    source: str | Path, commit: str | None, out: Path, checked: _Checked, how: str
 ) -> Adoption:
-    how = "merged" if checked.merges else "copied" if copy else "linked"
     present = (path for path in out.rglob("*") if path.is_file()) if out.is_dir() else ()
     return Adoption(
         source=str(source),
@@ -282,8 +287,8 @@ def _journal(folder: Path, commit: str | None, options: dict[str, Any]) -> dict[
 
 def _write(
     staged: Path, weights: Weights, checked: _Checked, *, copy: bool, max_shard_size: int | str
-) -> None:
-    """Put the weights into the folder."""
+) -> str:
+    """Put the weights into the folder, and say how."""
     if checked.merges:
         _demand_space(staged, sum(checked.sizes.values()))
         write_weights(
@@ -293,27 +298,28 @@ def _write(
             max_shard_size,
             resume=True,
         )
-        return
-    for file in weights.files:
-        _place(weights.folder / file, staged / file, copy=copy)
+        return "merged"
+    means = {_place(weights.folder / file, staged / file, copy=copy) for file in weights.files}
     if weights.files != [SINGLE]:
         index = read_json(weights.folder / INDEX)
         write_text(staged / INDEX, json.dumps(index, indent=2) + "\n")
+    return " and ".join(sorted(means))
 
 
-def _place(source: Path, target: Path, *, copy: bool) -> None:
-    """Link a file, or copy it where links cannot be, in one step."""
+def _place(source: Path, target: Path, *, copy: bool) -> str:
+    """Link a file, or copy it where links cannot be, in one step; say which."""
     source = source.resolve()  # the Hub cache holds links to its files
     if target.exists():
-        return
+        return "linked" if target.samefile(source) else "copied"
     if not copy:
         with contextlib.suppress(OSError):  # another file system, or one without links
             os.link(source, target)
-            return
+            return "linked"
     _demand_space(target.parent, source.stat().st_size)
     partial = target.with_name(target.name + ".partial")
     shutil.copyfile(source, partial)
     partial.replace(target)
+    return "copied"
 
 
 def _demand_space(folder: Path, wanted: int) -> None:

@@ -9,6 +9,7 @@ safetensors only; nothing here unpickles.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -138,6 +139,8 @@ def model_on_meta(config: Any) -> Any:
         model_class = hub.ring0("modeling_intern_vit").InternVisionModel
     else:
         model_class = hub.ring0("modeling_internvl_chat").InternVLChatModel
+    config = copy.deepcopy(config)
+    config.template = None  # names and shapes do not depend on it; an unknown one is not our affair
     with torch.device("meta"):
         model = model_class(config)
     model.tie_weights()

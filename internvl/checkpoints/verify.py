@@ -306,8 +306,11 @@ def _compare_index(
 def _compare_config(folder: _Folder) -> None:
     """The tensors against the model of the config."""
     found = {name: tensor.shape for name, tensor in folder.stored.items()}
-    for fault in misfits(found, expected(folder.config), tied_names(folder.config)):
-        folder.defects.append(f"weights and config.json: {fault}")
+    try:
+        faults = misfits(found, expected(folder.config), tied_names(folder.config))
+    except (ValueError, TypeError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        faults = [f"no model can be built from config.json ({error})"]
+    folder.defects += [f"weights and config.json: {fault}" for fault in faults]
     dtypes = Counter(tensor.dtype for tensor in folder.stored.values())
     stated = folder.fields.get("torch_dtype") or folder.fields.get("dtype")
     stated = None if stated is None else str(stated).removeprefix("torch.")
