@@ -17,6 +17,8 @@ import torch
 from harness import ROOT, relative_difference, require
 
 from internvl import hub
+from internvl.checkpoints.native_names import NameMap
+from internvl.checkpoints.native_settings import native_config
 
 LAYERS = 24  # of InternViT-300M, and of the 1B decoder
 CONFIG = ROOT / "variants" / "InternVL2_5-1B" / "config.json"
@@ -130,76 +132,14 @@ def native_model(model: Any, *, attention: str = "sdpa") -> Any:
     """transformers' own InternVL with a copy of the weights of our chat model."""
     from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-    config = InternVLConfig(
-        vision_config=_native_vision_config(model.config.vision_config),
-        text_config=model.config.llm_config.to_dict(),
-        image_token_id=model.config.img_context_token_id,
-        image_seq_length=model.config.num_image_token,
-        downsample_ratio=model.config.downsample_ratio,
-        tie_word_embeddings=False,
-    )
+    config = InternVLConfig(**native_config(model.config))
     weights = {name: value.clone() for name, value in native_weights(model.state_dict()).items()}
     return _finish(_skeleton(InternVLForConditionalGeneration, config, attention), weights)
 
 
-def _native_vision_config(ours: Any) -> Any:
-    from transformers import InternVLVisionConfig
-
-    same = (
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-        "image_size",
-        "patch_size",
-        "hidden_act",
-        "norm_type",
-        "layer_norm_eps",
-    )
-    return InternVLVisionConfig(
-        **{name: getattr(ours, name) for name in same},
-        attention_bias=ours.qkv_bias,
-        use_qk_norm=ours.qk_normalization,
-    )
-
-
-_NATIVE_NAMES = (
-    ("vision_model.embeddings.class_embedding", "model.vision_tower.embeddings.cls_token"),
-    (
-        "vision_model.embeddings.position_embedding",
-        "model.vision_tower.embeddings.position_embeddings",
-    ),
-    (
-        "vision_model.embeddings.patch_embedding.",
-        "model.vision_tower.embeddings.patch_embeddings.projection.",
-    ),
-    ("vision_model.encoder.layers.", "model.vision_tower.encoder.layer."),
-    (".attn.proj.", ".attention.projection_layer."),
-    (".attn.", ".attention."),
-    (".norm1.", ".layernorm_before."),
-    (".norm2.", ".layernorm_after."),
-    (".ls1", ".lambda_1"),
-    (".ls2", ".lambda_2"),
-    ("mlp1.0.", "model.multi_modal_projector.layer_norm."),
-    ("mlp1.1.", "model.multi_modal_projector.linear_1."),
-    ("mlp1.3.", "model.multi_modal_projector.linear_2."),
-    ("language_model.lm_head.", "lm_head."),
-    ("language_model.model.", "model.language_model."),
-)
-
-
 def native_weights(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of our chat model under transformers-native names, views of the same memory."""
-    renamed = {}
-    for name, value in weights.items():
-        for ours, native in _NATIVE_NAMES:
-            name = name.replace(ours, native)
-        if ".attention.qkv." not in name:
-            renamed[name] = value
-            continue
-        for part, rows in zip("qkv", value.chunk(3), strict=True):
-            renamed[name.replace(".qkv.", f".{part}_proj.")] = rows
-    return renamed
+    """The weights of a `chat_model` under transformers-native names, views of the same memory."""
+    return NameMap(chat_config(1, 1)).to_native(weights)
 
 
 # ---------------------------------------------------------------------- inputs

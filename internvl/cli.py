@@ -1,15 +1,21 @@
-"""The command line: `python -m internvl chat | explain | doctor`, thin calls into modules."""
+"""The command line: `python -m internvl chat | explain | doctor`, thin calls into modules.
+
+Those for checkpoints (adopt, verify, export, ...) stand in internvl/checkpoints/commands.py.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from internvl.checkpoints.commands import COMMANDS
 
 if TYPE_CHECKING:  # torch and transformers are imported by the commands that need them
     from internvl.chat.media import Limits, Media
@@ -334,6 +340,22 @@ def _plain_errors() -> Iterator[None]:
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose errors are printed as by the others."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        with _plain_errors():
+            _quiet()
+            command(*arguments, **options)
+
+    return run
+
+
+for _command in COMMANDS:
+    app.command()(_guarded(_command))
 
 
 def main() -> None:

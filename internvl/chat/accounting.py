@@ -12,6 +12,7 @@ from internvl import hub
 from internvl.chat.media import Media
 from internvl.chat.request import Request, conversation_of, render
 from internvl.chat.tiles_picture import plural
+from internvl.context import context_length, kv_bytes_per_token
 
 
 class ContextError(ValueError):
@@ -50,25 +51,6 @@ class Account:
     def kv_bytes(self) -> int:
         """Bytes of the key-value cache after the longest answer."""
         return (self.prompt_tokens + self.max_new_tokens) * self.kv_bytes_per_token
-
-
-def context_length(llm_config: Any) -> int:
-    """Positions that a language model is made for: its `max_position_embeddings`, times the factor
-    of a dynamic or linear rotary scaling."""
-    rope = getattr(llm_config, "rope_parameters", None)
-    rope = rope or getattr(llm_config, "rope_scaling", None) or {}
-    factor = 1.0
-    if rope.get("rope_type", rope.get("type")) in ("dynamic", "linear"):
-        factor = float(rope.get("factor", 1.0))
-    return int(llm_config.max_position_embeddings * factor)
-
-
-def kv_bytes_per_token(llm_config: Any, bytes_per_number: int = 2) -> int:
-    """Bytes of one position in the key-value cache: 2 x layers x key heads x head width."""
-    heads = llm_config.num_attention_heads
-    width = getattr(llm_config, "head_dim", None) or llm_config.hidden_size // heads
-    key_heads = getattr(llm_config, "num_key_value_heads", None) or heads
-    return 2 * llm_config.num_hidden_layers * key_heads * width * bytes_per_number
 
 
 def account_for(
