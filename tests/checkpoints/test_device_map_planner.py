@@ -81,14 +81,14 @@ def _embedding(device_map) -> str:
 
 
 def test_room_for_tiles_is_left_on_the_first_gpu():
-    # In four bits a layer is small beside what 32 tiles take in the 6B encoder.
     config = published("InternVL2_5-26B")
-    plain, tiled = (
-        plan_device_map(config, "2x48GiB", dtype="int4", work=Workload(32, 260, tiles))
-        for tiles in (0, 1)
-    )
-    on_first = [sum(device == 0 for device in m.values()) for m in (plain, tiled)]
-    assert on_first[0] > on_first[1]
+    text, tiled = Workload(32, 260, 0), Workload(32, 260, 1)
+    front = Costs.of(config, "bf16", tiled).load(True, range(0), False)
+    assert front.used == front.weights + front.vision > front.weights + front.decoder
+    sizes = [front.used - 2**21, 200 * GIB]  # planned to the MiB
+    assert plan_device_map(config, sizes, work=text, reserve=0)["vision_model"] == 0
+    with pytest.raises(DoesNotFit, match="the fullest is"):
+        plan_device_map(config, sizes, work=tiled, reserve=0)
 
 
 def test_uneven_gpus_get_uneven_shares():
