@@ -17,8 +17,8 @@ import torch
 from harness import ROOT, relative_difference, require
 
 from internvl import hub
-from internvl.checkpoints.native_names import NameMap
-from internvl.checkpoints.native_settings import native_config
+from internvl.checkpoints.native.names import NameMap
+from internvl.checkpoints.native.settings import native_config
 
 LAYERS = 24  # of InternViT-300M, and of the 1B decoder
 CONFIG = ROOT / "variants" / "InternVL2_5-1B" / "config.json"

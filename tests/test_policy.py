@@ -20,9 +20,11 @@ THIRD_PARTY = {
     "preprocessor": {"torch", "transformers", "numpy", "PIL"},
 }
 EXTRA = {"tokenization_internlm2.py": {"sentencepiece"}}
-LEAVES = {"hub", "source_files", "grounding", "answers"}
+LEAVES = {"hub", "source_files", "grounding", "answers", "context", "quantization"}
 MAY_IMPORT = {
-    "hub": {"source_files"},
+    "hub": {"source_files", "quantization"},
+    "context": set(),
+    "quantization": set(),
     "source_files": set(),
     "grounding": set(),
     "answers": set(),

@@ -31,9 +31,7 @@ from internvl.checkpoints.tensors import (
     Stored,
     Weights,
     common_dtype,
-    expected,
-    misfits,
-    tied_names,
+    layout,
     write_text,
     write_weights,
 )
@@ -244,14 +242,14 @@ def _check(
     upgraded = settings.upgrade_config(fields, template=template, dtype=dtype)
     config = hub.build_config(upgraded)
     found = {name: stored[part.base].shape for name, part in parts.items()}
-    tied = tied_names(config)
-    faults = misfits(found, expected(config), tied)
+    wanted = layout(config)
+    faults = wanted.misfits(found)
     if faults:
         raise ValueError(
             f"the weights of {source} do not fit its config.json ({'; '.join(faults)}); the two "
             "belong to different models, or the checkpoint is incomplete."
         )
-    kept = {name: part for name, part in parts.items() if name not in tied}
+    kept = {name: part for name, part in parts.items() if name not in wanted.tied}
     return _Checked(upgraded, kept, stored, tuple(_notes(fields, upgraded, parts, dtype)))
 
 
@@ -369,6 +367,6 @@ def _check_written(staged: Path) -> None:
     with Weights(staged) as weights:
         config = hub.build_config(read_json(staged / "config.json"))
         found = {name: tensor.shape for name, tensor in weights.stored.items()}
-        faults = misfits(found, expected(config), tied_names(config))
+        faults = layout(config).misfits(found)
     if faults:
         raise ValueError(f"{staged} is not what was to be written ({'; '.join(faults)}).")

@@ -92,4 +92,71 @@ def export(
     typer.echo(module.describe(exported))
 
 
-COMMANDS: tuple[Any, ...] = (adopt, verify, export)
+def convert(
+    source: Source,
+    out: Out,
+    to: Annotated[str, typer.Option(help="native (transformers' own InternVL) or official.")],
+    subfolder: Subfolder = None,
+    revision: Revision = None,
+    template: Template = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Compare the logits of both.")
+    ] = True,
+    max_shard_size: ShardSize = "5GB",
+) -> None:
+    """Write a checkpoint in transformers' own InternVL layout, or back in the published one."""
+    from internvl.checkpoints import convert as module
+
+    report = module.convert(
+        source,
+        out,
+        to=to,
+        template=template,
+        subfolder=subfolder,
+        revision=revision,
+        max_shard_size=max_shard_size,
+        check=check,
+    )
+    typer.echo(module.describe(report))
+
+
+def plan(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|SIZE", help="78B, InternVL2-8B, a folder or a Hub id.")
+    ],
+    gpus: Annotated[str, typer.Option(help="4x80GiB, or 24GiB,80GiB.")] = "1x80GiB",
+    dtype: Annotated[str, typer.Option(help="bf16, fp16, fp32, int8 or int4.")] = "bf16",
+    images: Annotated[int, typer.Option(min=0, help="Images of a sample.")] = 1,
+    max_tiles: Annotated[
+        int | None, typer.Option(min=1, help="Most tiles of an image, thumbnail not counted.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Positions of a sample, visual ones included.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Samples at once.")] = 1,
+    train: Annotated[
+        str | None, typer.Option(help="stage1, stage1.5 or stage2: plan training.")
+    ] = None,
+    revision: Revision = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell whether a model fits on GPUs, and how to run it there; exit code 1 if it does not."""
+    from internvl.checkpoints import plan as module
+
+    planned = module.plan(
+        model,
+        gpus=gpus,
+        dtype=dtype,
+        images=images,
+        max_tiles=max_tiles,
+        context=context,
+        batch=batch,
+        train=train,
+        revision=revision,
+    )
+    typer.echo(json.dumps(planned.as_dict(), indent=2) if as_json else module.describe(planned))
+    if planned.engine is None:
+        raise typer.Exit(1)
+
+
+COMMANDS: tuple[Any, ...] = (adopt, verify, export, convert, plan)

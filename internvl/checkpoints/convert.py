@@ -3,8 +3,8 @@
     SOURCE -> settings translated, or refused -> tensors renamed and cut, one shard in memory
       -> OUT.partial -> prompts and logits of both compared -> renamed to OUT
 
-native_names.py has the names, native_fields.py and native_settings.py the settings,
-native_tokenizer.py the tokenizer, native_check.py the comparison.
+native/names.py has the names, native/fields.py and native/settings.py the settings,
+native/tokenizer.py the tokenizer, native/check.py the comparison.
 Nothing of SOURCE is imported or unpickled.
 """
 
@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from internvl import hub
-from internvl.checkpoints.native_check import compare_logits, compare_prompts
-from internvl.checkpoints.native_fields import (
+from internvl.checkpoints.native.check import compare_logits, compare_prompts
+from internvl.checkpoints.native.fields import (
     NATIVE_TYPE,
     NOTE,
     choose_template,
     published_settings,
 )
-from internvl.checkpoints.native_names import Fused, NameMap, as_stored
-from internvl.checkpoints.native_settings import native_settings
-from internvl.checkpoints.native_tokenizer import restore_tokenizer, write_native_tokenizer
+from internvl.checkpoints.native.names import Fused, NameMap, as_stored
+from internvl.checkpoints.native.settings import native_settings
+from internvl.checkpoints.native.tokenizer import restore_tokenizer, write_native_tokenizer
 from internvl.checkpoints.settings import (
     PROCESSOR_FILES,
     dump,
@@ -36,11 +36,11 @@ from internvl.checkpoints.settings import (
     write_code,
     write_settings,
 )
+from internvl.checkpoints.staging import refuse_existing, staging
 from internvl.checkpoints.tensors import (
+    Layout,
     Weights,
-    expected,
-    misfits,
-    tied_names,
+    layout,
     write_text,
     write_weights,
 )
@@ -112,8 +112,7 @@ def convert(
     if to not in TARGETS:
         raise ValueError(f"to is {to!r}, expected one of {TARGETS}.")
     out = Path(out).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} is there already; name another folder, or remove it.")
+    refuse_existing(out)
     folder = resolve(source, subfolder, revision, (*DATA, *_LICENCES))
     fields = read_json(folder / "config.json")
     wanted = hub.CHAT_TYPE if to == "native" else NATIVE_TYPE
@@ -122,11 +121,7 @@ def convert(
             f"{folder} has model_type {fields.get('model_type')!r}, expected {wanted!r} to convert "
             f"to the {to} layout."
         )
-    partial = out.with_name(out.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)  # of a run that was stopped; every step is done again
-    partial.mkdir(parents=True)
-    try:
+    with staging(out) as partial:
         write = _write_native if to == "native" else _write_official
         written = write(folder, fields, partial, template, max_shard_size)
         for path in [path for pattern in _LICENCES for path in folder.glob(pattern)]:
@@ -136,14 +131,23 @@ def convert(
             logits = compare_logits(folder, partial, written.config, written.native)
         else:
             logger.warning("the logits of %s and %s were not compared", source, out)
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
-    if out.is_dir():
-        out.rmdir()
-    partial.rename(out)
     count, size = written.tensors, written.bytes
     return Report(str(source), out, to, count, size, logits, written.notes)
+
+
+def describe(report: Report) -> str:
+    """Say in a few lines what was converted."""
+    if report.logits is None:
+        compared = "not compared"
+    else:
+        compared = ", ".join(f"{name} {value:.1e}" for name, value in report.logits.items())
+    lines = [
+        f"written  {report.out} ({report.to} layout, {report.tensors} tensors, "
+        f"{report.bytes / 2**30:.2f} GiB)",
+        f"logits   {compared}",
+        *(f"note     {note}" for note in report.notes),
+    ]
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,7 @@ def _rename_weights(
     names = NameMap(config)
     with Weights(folder) as weights:
         found = {name: stored.shape for name, stored in weights.stored.items()}
-        _refuse(misfits(found, expected(config), tied_names(config)), folder)
+        _refuse(layout(config).misfits(found), folder)
         sources: dict[str, tuple[str, int, Fused | None]] = {}
         sizes: dict[str, int] = {}
         for name, stored in weights.stored.items():
@@ -256,15 +260,15 @@ def _fuse_weights(
 ) -> tuple[int, int]:
     """Write the tensors of a native checkpoint under published names; their number and bytes."""
     names = NameMap(config)
-    wanted = expected(config)
+    wanted = layout(config)
     with Weights(folder) as weights:
         stored = {as_stored(name): tensor for name, tensor in weights.stored.items()}
         found = {name: tensor.shape for name, tensor in stored.items()}
-        _refuse(misfits(found, *_native_shapes(config)), folder)
+        _refuse(_native_layout(wanted, names).misfits(found), folder)
         # A tied layer may be stored too; it is kept.
-        tied = [name for name in tied_names(config) if names.native(name)[0][0] in stored]
+        tied = [name for name in sorted(wanted.tied) if names.native(name)[0][0] in stored]
         sizes = {}
-        for name in [*wanted, *tied]:
+        for name in [*wanted.shapes, *tied]:
             targets, _ = names.native(name)
             rows = [stored[target] for target in targets]
             if len({part.dtype for part in rows}) > 1:
@@ -283,16 +287,15 @@ def _fuse_weights(
     return len(sizes), sum(sizes.values())
 
 
-def _native_shapes(config: Any) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-    """Native names with their shapes, and those that may be stored although tied."""
-    names = NameMap(config)
+def _native_layout(published: Layout, names: NameMap) -> Layout:
+    """The tensors of a layout under their native names."""
     shapes = {}
-    for name, (rows, *rest) in expected(config).items():
+    for name, (rows, *rest) in published.shapes.items():
         targets, fused = names.native(name)
         shares = fused.shares if fused else (1,)
         for target, share in zip(targets, shares, strict=True):
             shapes[target] = (rows * share // sum(shares), *rest)
-    return shapes, {names.native(name)[0][0] for name in tied_names(config)}
+    return Layout(shapes, frozenset(names.native(name)[0][0] for name in published.tied))
 
 
 def _refuse(faults: list[str], folder: Path) -> None:

@@ -19,7 +19,7 @@ from internvl import hub
 from internvl.checkpoints import settings
 from internvl.checkpoints.card import source_card, write_card
 from internvl.checkpoints.staging import refuse_existing, staging
-from internvl.checkpoints.tensors import expected, misfits, write_weights
+from internvl.checkpoints.tensors import Layout, layout, write_weights
 from internvl.source_files import SETTINGS, optional_json, resolve, some
 
 logger = logging.getLogger(__name__)
@@ -161,9 +161,11 @@ def _weights(model: Any) -> dict[str, Any]:
     Raises:
         ValueError: weights that are offloaded, quantised, of several dtypes, or of other names.
     """
-    wanted = expected(model.config)
+    wanted = layout(model.config).shapes
     state = model.state_dict()
-    faults = misfits({name: tuple(value.shape) for name, value in state.items()}, wanted, state)
+    # What is in memory beside them (tied layers, buffers) is not written.
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    faults = Layout(wanted, frozenset(state)).misfits(shapes)
     found = {name: state[name] for name in wanted if name in state}
     absent = [name for name, value in found.items() if value.is_meta]
     dtypes = {value.dtype for value in found.values()}

@@ -18,11 +18,12 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from internvl import hub
-from internvl.checkpoints.tensors import expected
+from internvl.checkpoints.tensors import layout
 from internvl.context import head_width, kv_bytes_per_token
 
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
@@ -102,14 +103,14 @@ def parameters(config: Any) -> int:
     return sum(math.prod(shape) for shape in _shapes(config).values())
 
 
-def _shapes(config: Any) -> dict[str, tuple[int, ...]]:
-    """`expected`, once for each config: a plan asks many times."""
+def _shapes(config: Any) -> Mapping[str, tuple[int, ...]]:
+    """Names and shapes, once for each config: a plan asks many times."""
     return _shapes_of(config.to_json_string(use_diff=False))
 
 
 @functools.lru_cache(maxsize=32)
-def _shapes_of(config: str) -> dict[str, tuple[int, ...]]:
-    return expected(hub.build_config(json.loads(config)))
+def _shapes_of(config: str) -> Mapping[str, tuple[int, ...]]:
+    return layout(hub.build_config(json.loads(config))).shapes
 
 
 def stored_bytes(shape: tuple[int, ...], dtype: str) -> int:

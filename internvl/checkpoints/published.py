@@ -8,7 +8,7 @@ config.json beside real weights always wins: nothing here is consulted when they
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -145,7 +145,7 @@ class LanguageModel:
         if self.factors is not None:
             short, long = map(list, self.factors)
             return {"type": "su", "short_factor": short, "long_factor": long}
-        return self.scaling and {"type": "dynamic", "factor": self.scaling}
+        return None if self.scaling is None else {"type": "dynamic", "factor": self.scaling}
 
 
 @dataclass(frozen=True)
@@ -202,16 +202,19 @@ _INTERNLM2 = Family(
     epsilon=1e-5,
     extra=(("bias", False),),
 )
-_QWEN2_FIELDS = {
-    "bos": 151643,
-    "eos": 151645,
-    "pad": 151643,
-    "stop": (151645, 151643),
-    "epsilon": 1e-6,
-    "extra": (("use_sliding_window", False),),
-}
-_QWEN2 = Family("Qwen2ForCausalLM", "qwen2", 151655, 151648, **_QWEN2_FIELDS)
-_QWEN25 = Family("Qwen2ForCausalLM", "qwen2", 151674, 151667, **_QWEN2_FIELDS)
+_QWEN2 = Family(
+    "Qwen2ForCausalLM",
+    "qwen2",
+    vocab_size=151655,
+    img_context=151648,
+    bos=151643,
+    eos=151645,
+    pad=151643,
+    stop=(151645, 151643),
+    epsilon=1e-6,
+    extra=(("use_sliding_window", False),),
+)
+_QWEN25 = replace(_QWEN2, vocab_size=151674, img_context=151667)
 _PHI3 = Family(
     "Phi3ForCausalLM",
     "phi3",

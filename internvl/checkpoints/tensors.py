@@ -131,7 +131,46 @@ class Weights:
         self.close()
 
 
-def model_on_meta(config: Any) -> Any:
+# ---------------------------------------------------------------------- what a config demands
+@dataclass(frozen=True)
+class Layout:
+    """The tensors that a checkpoint with a config stores.
+
+    Attributes:
+        shapes: name and shape of each; of tied ones only the first, which is the one that is
+            stored.
+        tied: names that may be stored beside them, or left out.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    tied: frozenset[str]
+
+    def misfits(self, found: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """What differs between stored tensors and these, one line a kind."""
+        missing = [name for name in self.shapes if name not in found]
+        extra = sorted(set(found) - set(self.shapes) - self.tied)
+        reshaped = [
+            f"{name} has {found[name]}, expected {shape}"
+            for name, shape in self.shapes.items()
+            if name in found and found[name] != shape
+        ]
+        kinds = {"missing": missing, "unexpected": extra, "of another shape": reshaped}
+        return [f"{len(names)} {kind}: {some(names)}" for kind, names in kinds.items() if names]
+
+
+def layout(config: Any) -> Layout:
+    """Names and shapes of a config, from the model on the meta device.
+
+    Args:
+        config: `InternVLChatConfig` or `InternVisionConfig`.
+    """
+    model = _model_on_meta(config)
+    shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return Layout(shapes, frozenset(every - shapes.keys()))
+
+
+def _model_on_meta(config: Any) -> Any:
     """Build the model of a config without memory for its parameters."""
     import torch
 
@@ -147,47 +186,7 @@ def model_on_meta(config: Any) -> Any:
     return model
 
 
-def expected(config: Any) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that a checkpoint with this config stores.
-
-    Of tied embeddings only the first is listed, which is the one that is stored.
-
-    Args:
-        config: `InternVLChatConfig` or `InternVisionConfig`.
-    """
-    return {name: tuple(p.shape) for name, p in model_on_meta(config).named_parameters()}
-
-
-def tied_names(config: Any) -> set[str]:
-    """Names of the tensors that a checkpoint may leave out, or repeat, because they are tied."""
-    model = model_on_meta(config)
-    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    return every - {name for name, _ in model.named_parameters()}
-
-
-def misfits(
-    found: Mapping[str, tuple[int, ...]],
-    wanted: Mapping[str, tuple[int, ...]],
-    allowed: Iterable[str] = (),
-) -> list[str]:
-    """What differs between the tensors of files and those of a config, one line a kind.
-
-    Args:
-        found: name and shape of the stored tensors.
-        wanted: as from `expected`.
-        allowed: names that may be stored without being wanted.
-    """
-    missing = [name for name in wanted if name not in found]
-    extra = sorted(set(found) - set(wanted) - set(allowed))
-    shapes = [
-        f"{name} has {found[name]}, expected {shape}"
-        for name, shape in wanted.items()
-        if name in found and found[name] != shape
-    ]
-    kinds = {"missing": missing, "unexpected": extra, "of another shape": shapes}
-    return [f"{len(names)} {kind}: {some(names)}" for kind, names in kinds.items() if names]
-
-
+# ---------------------------------------------------------------------- writing
 def common_dtype(stored: Iterable[Stored]) -> str:
     """The torch name of the one dtype that all tensors have.
 

@@ -25,9 +25,7 @@ from internvl.checkpoints.tensors import (
     INDEX,
     SINGLE,
     Stored,
-    expected,
-    misfits,
-    tied_names,
+    layout,
 )
 from internvl.source_files import PICKLES, optional_json, read_json, some
 
@@ -307,7 +305,7 @@ def _compare_config(folder: _Folder) -> None:
     """The tensors against the model of the config."""
     found = {name: tensor.shape for name, tensor in folder.stored.items()}
     try:
-        faults = misfits(found, expected(folder.config), tied_names(folder.config))
+        faults = layout(folder.config).misfits(found)
     except (ValueError, TypeError, AssertionError, RuntimeError, ZeroDivisionError) as error:
         faults = [f"no model can be built from config.json ({error})"]
     folder.defects += [f"weights and config.json: {fault}" for fault in faults]

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from internvl import hub
-from internvl.checkpoints.tensors import expected
+from internvl.checkpoints.tensors import layout
 from tests import support
 
 SCRIPT = Path(__file__).parent / "scripts" / "adopt_large.py"
@@ -25,7 +25,7 @@ def sparse_checkpoint(folder: Path) -> Path:
         shutil.copyfile(support.ROOT / name, folder / name)
     config = hub.build_config(json.loads((folder / "config.json").read_text()))
     header, end = {"__metadata__": {"format": "pt"}}, 0
-    for name, shape in expected(config).items():
+    for name, shape in layout(config).shapes.items():
         size = 2
         for side in shape:
             size *= side

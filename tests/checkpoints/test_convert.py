@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from internvl import hub
-from internvl.checkpoints import native_check
 from internvl.checkpoints.convert import convert
-from internvl.checkpoints.native_names import INTERNLM2_QKV, Fused, NameMap
+from internvl.checkpoints.native import check as native_check
+from internvl.checkpoints.native.names import INTERNLM2_QKV, Fused, NameMap
 from internvl.checkpoints.settings import code_files, upgrade_config
 from tests import support
 from tests.checkpoints.native import altered, llama_checkpoint, native_processor
@@ -378,15 +378,17 @@ def test_refused_calls(places, tmp_path):
         convert(native, tmp_path / "out", to="native")
     with pytest.raises(ValueError, match="model_type 'internvl_chat', expected 'internvl'"):
         convert(source, tmp_path / "out", to="official")
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="not an empty folder"):
         convert(source, native, to="native")
     assert not list(tmp_path.iterdir())
 
 
 def test_without_the_check_it_says_so(places, tmp_path, caplog):
     source, native, _ = places("qwen2")
-    (tmp_path / "out.partial").mkdir()  # of a run that was killed
-    (tmp_path / "out.partial" / "stale.txt").write_text("")
+    killed = tmp_path / "out.partial"  # as a run that was killed leaves it
+    (killed / "folder").mkdir(parents=True)
+    (killed / "folder" / "stale.txt").write_text("")
+    (killed / "journal.json").write_text('{"resumable": false}')
     with caplog.at_level(logging.WARNING, logger="internvl"):
         report = convert(source, tmp_path / "out", to="native", check=False, max_shard_size="1MB")
     assert report.logits is None

@@ -19,7 +19,7 @@ from internvl.checkpoints.device_map import (
 )
 from internvl.checkpoints.memory import Workload
 from internvl.checkpoints.published import CHAT_MODELS
-from internvl.checkpoints.tensors import expected
+from internvl.checkpoints.tensors import layout
 from tests import support
 
 CONFIGS = {}
@@ -65,7 +65,7 @@ def test_every_parameter_has_one_device(name, gpus):
     device_map = plan_device_map(config, gpus, work=work)
     sizes = parse_gpus(gpus)
     used = [0] * len(sizes)
-    for parameter, shape in expected(config).items():
+    for parameter, shape in layout(config).shapes.items():
         owners = {d for m, d in device_map.items() if f"{parameter}.".startswith(f"{m}.")}
         assert len(owners) == 1, parameter
         used[owners.pop()] += 2 * math.prod(shape)

@@ -12,8 +12,8 @@ from transformers import AutoConfig
 from internvl import hub
 from internvl.checkpoints.build_variants import files
 from internvl.checkpoints.convert import convert
-from internvl.checkpoints.native_fields import published_settings
-from internvl.checkpoints.native_settings import native_config
+from internvl.checkpoints.native.fields import published_settings
+from internvl.checkpoints.native.settings import native_config
 from internvl.checkpoints.published import CHAT_MODELS
 from internvl.checkpoints.settings import upgrade_config
 from tests import support

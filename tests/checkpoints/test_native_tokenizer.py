@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from internvl import hub
 from internvl.checkpoints.convert import convert
-from internvl.checkpoints.native_tokenizer import write_native_tokenizer
+from internvl.checkpoints.native.tokenizer import write_native_tokenizer
 from tests import support
 
 pytest.importorskip("sentencepiece")

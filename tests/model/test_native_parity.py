@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-from internvl.checkpoints.native_names import NameMap
-from internvl.checkpoints.native_settings import native_config
+from internvl.checkpoints.native.names import NameMap
+from internvl.checkpoints.native.settings import native_config
 from tests import support
 
 

@@ -3,7 +3,7 @@
     tables: ours <-> native
     native config.json -> config.json of ours, with what the note says, if there is one
 
-The other direction, and what is refused there, is in native_settings.py.
+The other direction, and what is refused there, is in native/settings.py.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 The note stands under `internvl_chat` in the native config.json, where transformers reads over it
 and keeps it on saving. It holds only what cannot be read back from the native fields, so a native
-model that was changed afterwards comes back changed (native_fields.py reads it).
+model that was changed afterwards comes back changed (native/fields.py reads it).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from importlib.metadata import version
 from typing import Any
 
 from internvl import hub
-from internvl.checkpoints.native_fields import (
+from internvl.checkpoints.native.fields import (
     CONSTANTS,
     INTERNLM2_FIELDS,
     NATIVE_TYPE,

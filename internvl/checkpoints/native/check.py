@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl import hub
-from internvl.checkpoints.native_tokenizer import native_tokenizer
+from internvl.checkpoints.native.tokenizer import native_tokenizer
 
 TOLERANCE = 1e-4  # of logits in float32, relative to the largest one where that is above 1
 

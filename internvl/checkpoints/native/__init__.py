@@ -1,0 +1,1 @@
+"""The layout of transformers' own InternVL: names, settings and tokenizer, for `convert`."""
