@@ -8,7 +8,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 PYTEST := -m pytest -q -n $(JOBS)
 # What has to work on transformers 4.57 too: remote code, preprocessor, chat, hub and checkpoints.
 TESTS_4X := $(wildcard tests/remote_code tests/model tests/preprocessor tests/chat tests/hub \
-	tests/variants tests/repository tests/tokenizer tests/checkpoints tests/cli)
+	tests/variants tests/repository tests/tokenizer tests/checkpoints tests/serving tests/adapters tests/cli)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-4x demo test test-4x test-slow check bench bench-full
@@ -44,10 +44,11 @@ test-4x: setup-4x ## run the tests of remote code, chat, hub and checkpoints on 
 test-slow: setup ## run the tests that take minutes
 	$(TEST_ENV) $(VENV)/bin/python $(PYTEST) -m slow
 
-check: setup ## lint, format, types, import policy: what CI checks
+check: setup ## lint, format, types, import policy, hashes of the remote code
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m internvl.checkpoints.code_hashes --check
 	$(TEST_ENV) $(VENV)/bin/python -m pytest -q tests/test_policy.py
 
 # import_time.py has no reduced size.

@@ -9,10 +9,12 @@ Every number on the page comes from memory.py and device_map.py.
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import math
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,10 +183,18 @@ def official_loads(costs: Costs, gpus: int) -> list[Load]:
     layers = len(costs.parts.layers)
     share = math.ceil(layers / (gpus - 0.5))
     counts = [math.ceil(share * 0.5)] + [share] * (gpus - 1)
-    owner = [gpu for gpu, count in enumerate(counts) for _ in range(count)][:layers]
-    owner[-1] = 0
-    held = [[i for i, each in enumerate(owner) if each == gpu] for gpu in range(gpus)]
-    return [costs.load(gpu == 0, layers, gpu == 0) for gpu, layers in enumerate(held)]
+    stops = [min(stop, layers - 1) for stop in itertools.accumulate(counts)]
+    starts = [0, *stops[:-1]]
+    loads = [
+        costs.load(gpu == 0, range(start, stop), gpu == 0)
+        for gpu, (start, stop) in enumerate(zip(starts, stops, strict=True))
+    ]
+    last = costs.load(False, range(layers - 1, layers), False)
+    first = loads[0]
+    loads[0] = replace(
+        first, weights=first.weights + last.weights, cache=first.cache + last.cache
+    )
+    return loads
 
 
 def _official() -> str:

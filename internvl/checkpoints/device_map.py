@@ -12,6 +12,8 @@ GPU's share of them whatever the model; here bytes are counted, of weights, cach
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,32 +84,36 @@ class Costs:
         layer_cache: keys and values of one layer.
         vision: `memory.vision_activations`, and the embedded prompt that waits for them.
         decoder: `memory.decoder_activations`.
+        sums: bytes of the weights of the first 0, 1, 2, ... layers.
     """
 
     parts: Parts
     layer_cache: int
     vision: int
     decoder: int
+    sums: tuple[int, ...]
 
     @classmethod
     def of(cls, config: Any, dtype: str, work: Workload) -> Costs:
         """Costs of a config in a dtype."""
         layers = config.llm_config.num_hidden_layers
         vision = memory.vision_activations(config, work, dtype)
+        parts = memory.parts(config, dtype)
         return cls(
-            parts=memory.parts(config, dtype),
+            parts=parts,
+            sums=tuple(itertools.accumulate(parts.layers, initial=0)),
             layer_cache=memory.kv_cache(config, work, dtype) // layers,
             vision=vision + memory.embedded(config, work, dtype) if vision else 0,
             decoder=memory.decoder_activations(config, work, dtype),
         )
 
-    def load(self, first: bool, layers: Sequence[int], tail: bool) -> Load:
-        """The load of a device that holds the front, some layers, or the tail."""
+    def load(self, first: bool, layers: range, tail: bool) -> Load:
+        """The load of a device that holds the front, a run of layers, or the tail."""
         parts = self.parts
         front = parts.vision + parts.projector + parts.embeddings if first else 0
         back = parts.norm + parts.head if tail else 0
         return Load(
-            weights=front + back + sum(parts.layers[i] for i in layers),
+            weights=front + back + self.sums[layers.stop] - self.sums[layers.start],
             cache=self.layer_cache * len(layers),
             vision=self.vision if first else 0,
             decoder=self.decoder if first or layers or tail else 0,
@@ -169,12 +175,11 @@ def _spread(costs: Costs, sizes: Sequence[int], tail: int) -> Placement:
 
 def _fill(costs: Costs, limit: int, gpu: int, tail: int, start: int) -> int:
     """First layer that does not fit on a GPU any more."""
-    stop = start
-    while stop < len(costs.parts.layers):
-        if costs.load(gpu == 0, range(start, stop + 1), gpu == tail).used > limit:
-            break
-        stop += 1
-    return stop
+    stops = range(start + 1, len(costs.parts.layers) + 1)
+    # The load grows with every layer.
+    return start + bisect.bisect_right(
+        stops, limit, key=lambda stop: costs.load(gpu == 0, range(start, stop), gpu == tail).used
+    )
 
 
 def _best_headroom(costs: Costs, sizes: Sequence[int], tail: int, gpu: int, start: int) -> int:

@@ -16,7 +16,8 @@ from tests import support
 from tests.checkpoints import sources
 from tests.checkpoints.hub_server import COMMIT, HubServer, serve
 
-GOOD, WRONG, PICKLED = "somebody/good", "somebody/wrong", "somebody/pickled"
+GOOD, PLANNED = "somebody/good", "somebody/planned"
+WRONG, PICKLED = "somebody/wrong", "somebody/pickled"
 WEIGHTS = "model.safetensors"
 # A process of its own: the address of the Hub is read when huggingface_hub is imported.
 RUN = """
@@ -71,10 +72,11 @@ def published(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Three repositories: a good one, one whose config is of another model, one without
+    """Repositories: two good ones, one whose config is of another model, one without
     safetensors."""
     root = tmp_path_factory.mktemp("hub")
     good = published(root / GOOD)
+    shutil.copytree(good, root / PLANNED)
     wrong = shutil.copytree(good, root / WRONG)
     llm = json.loads((good / "config.json").read_text())["llm_config"] | {"vocab_size": 1024}
     sources.edit_json(wrong / "config.json", llm_config=llm)
@@ -87,24 +89,24 @@ def test_hub_repositories(root, tmp_path):
     cache, out, again = tmp_path / "cache", tmp_path / "out", tmp_path / "again"
     whole = (root / GOOD / WEIGHTS).stat().st_size
     with serve(root) as server:
-        planned, wrong, pickled = run(
+        planned, wrong, pickled, adopted, offline = run(
             server,
             cache,
-            (GOOD, out, {"dry_run": True}),
-            (WRONG, out, {}),
-            (PICKLED, out, {}),
+            (PLANNED, tmp_path / "planned", {"dry_run": True}),
+            (WRONG, tmp_path / "wrong", {}),
+            (PICKLED, tmp_path / "pickled", {}),
+            (GOOD, out, {}),
+            (GOOD, again, {"offline": True}),
         )
         # Refused, or planned, from headers alone.
         assert planned == [COMMIT, "linked", 103]
-        assert 0 < server.bytes_of(f"{GOOD}/{WEIGHTS}") < whole / 4
+        assert 0 < server.bytes_of(f"{PLANNED}/{WEIGHTS}") < whole / 4
         assert wrong[0] == "ValueError"
         assert "has (1018, 64), expected (1024, 64)" in wrong[1]
         assert 0 < server.bytes_of(f"{WRONG}/{WEIGHTS}") < whole / 4
         assert pickled[0] == "ValueError"
         assert "pickled weights are refused" in pickled[1]
-        assert not out.exists()
-        server.fetched.clear()
-        adopted, offline = run(server, cache, (GOOD, out, {}), (GOOD, again, {"offline": True}))
+        assert not any((tmp_path / name).exists() for name in ("planned", "wrong", "pickled"))
         assert adopted == offline == planned
         names = {name for name, _ in server.fetched}
         assert f"{GOOD}/{WEIGHTS}" in names

@@ -19,6 +19,7 @@ ARCHITECTURES = {
     "internlm2": "InternLM2ForCausalLM",
     "phi3": "Phi3ForCausalLM",
 }
+MEASURED = ("qwen2", "internlm2", "phi3")  # a Llama computes as a Qwen2
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 TOLERANCE = 0.1
 
@@ -118,7 +119,7 @@ def test_vision(dtype, large, width, tiles, step):
     )
 
 
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("family", MEASURED)
 @pytest.mark.parametrize("dtype", NAMES, ids=NAMES.values())
 @pytest.mark.parametrize(
     "shape",
@@ -133,7 +134,7 @@ def test_vision(dtype, large, width, tiles, step):
 @torch.no_grad()
 def test_prefill(family, dtype, shape, batch):
     built = model(family, dtype, **shape)
-    T = 512
+    T = 256
     ids = torch.full((batch, T), 7)
     mask = torch.ones_like(ids)
     mask[0, : (batch - 1) * 9] = 0
@@ -154,12 +155,12 @@ def step(built, ids, **images) -> tuple[int, int]:
     return alive.peak, sum(p.grad.nbytes for p in built.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("family", MEASURED)
 @pytest.mark.parametrize("dtype", NAMES, ids=NAMES.values())
 @pytest.mark.parametrize("vocabulary", [128, 2048], ids="V={}".format)
 def test_training_on_text(family, dtype, vocabulary):
     built = model(family, dtype, vocab_size=vocabulary)
-    T = 2048
+    T = 1024
     peak, _ = step(built, torch.full((1, T), 7))
     predicted = memory.training(built.config, Workload(1, T), "stage2", NAMES[dtype])
     close(predicted.activations, peak)
@@ -169,7 +170,7 @@ def test_training_on_text(family, dtype, vocabulary):
 @pytest.mark.parametrize("large", [False, True], ids=["300M style", "6B style"])
 def test_training_on_images(dtype, large):
     built = model(dtype=dtype, large=large)
-    tiles, side, per_tile = 32, built.config.tile_size, built.num_image_token
+    tiles, side, per_tile = 24, built.config.tile_size, built.num_image_token
     ids = torch.full((1, tiles * per_tile + 8), 100)
     ids[0, -8:] = 7
     pixels = torch.randn(tiles, 3, side, side).to(dtype)
