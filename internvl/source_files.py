@@ -118,6 +118,12 @@ def check_weights(folder: Path) -> None:
     index = optional_json(folder / "model.safetensors.index.json")
     if index:
         files = sorted(set(index.get("weight_map", {}).values()))
+        outside = [name for name in files if not is_plain(name)]
+        if outside:
+            raise ValueError(
+                f"the index in {folder} names {some(outside)}, expected names of safetensors files "
+                "in that folder; do not use this checkpoint before you know who wrote it."
+            )
         missing = [name for name in files if not (folder / name).is_file()]
         if missing:
             raise ValueError(
@@ -151,6 +157,11 @@ def check_weights(folder: Path) -> None:
             f"{folder} holds custom_generate/, code that transformers 4.57 would run without "
             "asking; remove that folder from the checkpoint."
         )
+
+
+def is_plain(name: str) -> bool:
+    """Whether a weight file stands in the folder itself, wherever paths are written how."""
+    return name.endswith(".safetensors") and not set(name) & set("/\\:") and name[0] != "."
 
 
 def some(names: Iterable[str]) -> str:

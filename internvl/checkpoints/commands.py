@@ -159,4 +159,41 @@ def plan(
         raise typer.Exit(1)
 
 
-COMMANDS: tuple[Any, ...] = (adopt, verify, export, convert, plan)
+def publish(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder, or a clone of this.")],
+    repo: Annotated[str, typer.Option(metavar="ID", help="Hub id, owner/name.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be sent, and send nothing.")
+    ] = False,
+    include_workshop: Annotated[
+        bool, typer.Option("--include-workshop", help="Of a clone: package, tests, docs too.")
+    ] = False,
+    private: Annotated[
+        bool, typer.Option("--private/--public", help="Of a repository that is made anew.")
+    ] = True,
+    revision: Annotated[str | None, typer.Option(help="Branch to commit to.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="In spite of warnings.")] = False,
+    message: Annotated[str, typer.Option(help="Message of the commit.")] = "Upload a checkpoint",
+) -> None:
+    """Check a folder and upload it to the Hub; exit code 1 if a dry run finds an error."""
+    from internvl.checkpoints import publish as module
+
+    if dry_run:
+        upload = module.plan_upload(folder, repo, include_workshop=include_workshop)
+        typer.echo(module.describe(upload))
+        if upload.errors:
+            raise typer.Exit(1)
+        return
+    published = module.publish(
+        folder,
+        repo,
+        include_workshop=include_workshop,
+        private=private,
+        revision=revision,
+        force=force,
+        message=message,
+    )
+    typer.echo(f"published  {published.files} files as {published.url}")
+
+
+COMMANDS: tuple[Any, ...] = (adopt, verify, export, convert, plan, publish)

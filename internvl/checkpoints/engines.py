@@ -1,6 +1,7 @@
 """What to run for a plan: the snippet of each engine.
 
-transformers' ones run as they stand; that of vLLM was not run here (docs/serving.md).
+Those of transformers were run with two processes on a CPU (docs/multi_gpu.md), that of vLLM was not
+(docs/serving.md).
 """
 
 from __future__ import annotations
@@ -37,8 +38,16 @@ model = AutoModel.from_pretrained(
 ).eval()"""
 _VLLM = """vllm serve {source} --trust-remote-code --tensor-parallel-size {count} \\
     --max-model-len {context} --limit-mm-per-prompt '{{"image": {images}}}' --dtype {torch}"""
-_FSDP = """accelerate launch --num_processes {count} --use_fsdp --fsdp_version 2 \\
-    --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP train.py"""
+_FSDP = """# train.py: torchrun --nproc-per-node {count} train.py
+from transformers import AutoModel
+from transformers.distributed import DistributedConfig
+
+model = AutoModel.from_pretrained(
+    {source!r},
+    dtype="{torch}",
+    trust_remote_code=True,
+    distributed_config=DistributedConfig(fsdp_size={count}),
+).train()"""
 
 
 def snippet(

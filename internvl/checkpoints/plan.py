@@ -187,7 +187,7 @@ def plan(
     }
     usable = [size - reserve for size in sizes]
     if train is not None:
-        return Plan(**common, **_training_plan(config, usable, dtype, work, train))
+        return Plan(**common, **_training_plan(model, config, usable, dtype, work, train))
     candidates = _engines(config, usable, dtype, work)
     engine, loads, reasons = _choose(candidates, usable, batch)
     fits = engine is not None
@@ -364,7 +364,7 @@ def _fits(config: Any, sizes: Sequence[int], dtype: str, work: Workload) -> bool
 
 # ---------------------------------------------------------------------- training
 def _training_plan(
-    config: Any, sizes: Sequence[int], dtype: str, work: Workload, stage: str
+    model: str | Path, config: Any, sizes: Sequence[int], dtype: str, work: Workload, stage: str
 ) -> dict[str, Any]:
     """Weights, gradients and optimiser sharded over all GPUs (FSDP2, ZeRO-3), activations on
     each."""
@@ -390,7 +390,7 @@ def _training_plan(
     return {
         "engine": "FSDP2" if fits else None,
         "loads": (load,) * ranks,
-        "snippet": snippet("FSDP2", "", ranks, dtype, work, 0) if fits else "",
+        "snippet": snippet("FSDP2", model, ranks, dtype, work, 0) if fits else "",
         "reasons": tuple(reasons),
         "largest_context": 0,
         "training": {"stage": stage, **asdict(step)},

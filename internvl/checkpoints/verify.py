@@ -27,7 +27,7 @@ from internvl.checkpoints.tensors import (
     Stored,
     layout,
 )
-from internvl.source_files import PICKLES, optional_json, read_json, some
+from internvl.source_files import PICKLES, is_plain, optional_json, read_json, some
 
 logger = logging.getLogger(__name__)
 
@@ -268,7 +268,11 @@ def _indexed(folder: _Folder) -> tuple[dict[str, Any], list[str]]:
             folder.defects.append(
                 f"{SINGLE} stands beside {INDEX}: loaders take the former and ignore the shards"
             )
-        return index, sorted(set(index.get("weight_map", {}).values()))
+        files = sorted(set(index.get("weight_map", {}).values()))
+        outside = [name for name in files if not is_plain(name)]
+        if outside:
+            folder.defects.append(f"{INDEX} names {some(outside)}, which is not a file of its own")
+        return index, [name for name in files if name not in outside]
     if (folder.path / SINGLE).is_file():
         return {}, [SINGLE]
     folder.defects.append(f"there are no weights: neither {SINGLE} nor {INDEX}")

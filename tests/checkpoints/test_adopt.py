@@ -199,6 +199,21 @@ def test_other_refusals(tmp_path):
         adopt(source, tmp_path / "out5")
 
 
+@pytest.mark.parametrize(
+    "name", ["../outside.safetensors", "/tmp/x.safetensors", "a\\b.safetensors"]
+)
+def test_an_index_that_leads_out_of_the_folder_is_refused(name, tmp_path):
+    source = shutil.copytree(support.checkpoint("qwen2"), tmp_path / "source")
+    shard = source / "model-00001-of-00004.safetensors"
+    shutil.copyfile(shard, tmp_path / "outside.safetensors")
+    index = source / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace(shard.name, json.dumps(name)[1:-1]))
+    with pytest.raises(ValueError, match="expected names of safetensors files in that folder"):
+        adopt(source, tmp_path / "deep" / "out")
+    assert not (tmp_path / "deep").exists()
+    assert any("not a file of its own" in defect for defect in verify(source).defects)
+
+
 def test_a_dry_run_writes_nothing(tmp_path):
     source = sources.one_file(tmp_path / "source", "qwen2")
     planned = adopt(source, tmp_path / "out", dry_run=True)

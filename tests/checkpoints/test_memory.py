@@ -214,3 +214,12 @@ def test_what_is_not_trained():
         memory.training(config, Workload(), "stage9")
     with pytest.raises(ValueError, match="int4 are not trained"):
         memory.training(config, Workload(), "stage2", "int4")
+
+
+@pytest.mark.parametrize(("dtype", "recipe"), [("int8", "bnb-int8"), ("int4", "bnb-nf4")])
+def test_quantised_weights_are_those_of_bitsandbytes(dtype, recipe):
+    pytest.importorskip("bitsandbytes")
+    from internvl.checkpoints.quantization import stored_bytes
+
+    built = hub.load(dtype="bfloat16", quantization=recipe).model
+    assert memory.parts(built.config, dtype).total == pytest.approx(stored_bytes(built), rel=0.01)

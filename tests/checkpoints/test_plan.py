@@ -66,7 +66,7 @@ def test_the_78b_on_two_cards():
         ({"model": "InternVL2-40B", "gpus": "6x24GiB"}, "device_map", "56 heads, 8 key heads"),
         ({"model": "78B", "gpus": "2x48GiB", "dtype": "int8"}, "device_map", "bnb-int8"),
         ({"model": "1B", "gpus": "4x24GiB", "batch": 16}, "vLLM", "--tensor-parallel-size 1"),
-        ({"model": "8B", "gpus": "8x80GiB", "train": "stage2"}, "FSDP2", "--num_processes 8"),
+        ({"model": "8B", "gpus": "8x80GiB", "train": "stage2"}, "FSDP2", "fsdp_size=8"),
         ({"model": "78B", "gpus": "2x80GiB", "train": "stage2"}, None, "GiB short on a GPU"),
     ],
     ids=lambda value: None if not isinstance(value, dict) else "-".join(map(str, value.values())),
@@ -77,7 +77,7 @@ def test_engine_and_snippet(options, engine, said):
     assert said in describe(planned)
     assert (min(planned.headroom) >= 0) == (engine is not None)
     json.dumps(planned.as_dict())
-    if engine in ("one GPU", "device_map", "tensor parallel"):
+    if engine in ("one GPU", "device_map", "tensor parallel", "FSDP2"):
         ast.parse(planned.snippet)
 
 
