@@ -45,12 +45,19 @@ class InternLM2Config(PretrainedConfig):
     model_type = "internlm2"
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
     # Rows of wqkv are grouped by key head, so a column split keeps whole groups together.
+    # transformers plans for embeddings by the name `embed_tokens`; ours has another one.
     base_model_tp_plan = {  # noqa: RUF012
+        "tok_embeddings": "embedding_rowwise",
         "layers.*.attention.wqkv": "colwise",
         "layers.*.attention.wo": "rowwise",
         "layers.*.feed_forward.w1": "colwise",
         "layers.*.feed_forward.w3": "colwise",
         "layers.*.feed_forward.w2": "rowwise",
+    }
+    base_model_fsdp_plan = {  # noqa: RUF012
+        "tok_embeddings": "free_full_weight",
+        "layers.*": "free_full_weight",
+        "norm": "keep_full_weight",
     }
     # Shadows the property of transformers 5, which would turn the published form into another one.
     rope_scaling = None

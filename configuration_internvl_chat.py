@@ -156,6 +156,9 @@ class InternVLChatConfig(PretrainedConfig):
         output["vision_config"] = self.vision_config.to_dict()
         output["llm_config"] = _with_legacy_rope(self.llm_config.to_dict())
         output["model_type"] = self.model_type
+        for part in (output["vision_config"], output["llm_config"]):
+            # 4.57 puts a torch dtype there when the model is quantised; JSON cannot hold it.
+            part.pop("_pre_quantization_dtype", None)
         return output
 
     def to_diff_dict(self) -> dict[str, Any]:

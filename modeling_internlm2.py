@@ -351,6 +351,7 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
     """The decoder with its output layer."""
 
     _tp_plan = {"output": "colwise_gather_output"}  # noqa: RUF012
+    _fsdp_plan = {"output": "keep_full_weight"}  # noqa: RUF012
 
     def __init__(self, config: InternLM2Config) -> None:
         super().__init__(config)

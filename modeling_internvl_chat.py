@@ -6,7 +6,7 @@
 
 State-dict keys, module paths and the signatures of `chat`, `batch_chat`, `extract_feature` and
 `pixel_shuffle` are those of the published checkpoints and the tools around them. `chat` and its kin
-live in `dialogue_internvl_chat.py`.
+live in `dialogue_internvl_chat.py`, quantised and sharded loading in `placement_internvl_chat.py`.
 
     # B samples   T text positions   V vocabulary   D decoder width
     # N tiles (all images and frames of the batch)   P patches per tile (1024)   Q visual tokens per
@@ -42,6 +42,7 @@ from .functional_internvl_chat import (
 )
 from .generation_internvl_chat import PrefillOnceMixin
 from .modeling_intern_vit import InternVisionModel
+from .placement_internvl_chat import PlacementMixin, as_forward, check_tensor_parallel
 from .streaming_internvl_chat import AnswerDecoder  # noqa: F401  (see InternLM2Config above)
 
 logger = logging.get_logger(__name__)
@@ -51,7 +52,9 @@ logger = logging.get_logger(__name__)
 _IMG_CONTEXT_FROM_END = 7
 
 
-class InternVLChatModel(DialogueMixin, PrefillOnceMixin, PreTrainedModel, GenerationMixin):
+class InternVLChatModel(
+    DialogueMixin, PrefillOnceMixin, PlacementMixin, PreTrainedModel, GenerationMixin
+):
     """InternVL 1.5, 2.0 and 2.5 chat models of every size.
 
     Args:
@@ -66,7 +69,8 @@ class InternVLChatModel(DialogueMixin, PrefillOnceMixin, PreTrainedModel, Genera
             None for a default by device: 1 tile of 448 px on a CPU, 32 on an accelerator.
 
     Raises:
-        ValueError: LoRA layers wrapped into the weights, which have to be merged first.
+        ValueError: LoRA layers wrapped into the weights, which have to be merged first, or a
+            tensor parallel size that does not divide the key heads.
     """
 
     config_class = InternVLChatConfig
@@ -102,8 +106,9 @@ class InternVLChatModel(DialogueMixin, PrefillOnceMixin, PreTrainedModel, Genera
             raise ValueError(
                 f"config.json says use_backbone_lora={config.use_backbone_lora}, "
                 f"use_llm_lora={config.use_llm_lora}: "
-                "the weights are wrapped in LoRA layers; merge them and set both to 0."
+                "the weights are wrapped in LoRA layers; `internvl adopt` merges them."
             )
+        check_tensor_parallel(config)
         if use_flash_attn:
             _prefer_flash_attention(config)
         # 4.57 gives the sub-models of a config-built model their own dtypes; one dtype for all of
@@ -128,6 +133,8 @@ class InternVLChatModel(DialogueMixin, PrefillOnceMixin, PreTrainedModel, Genera
         # encoder.
         self.mlp1 = _projector(config)
         self.language_model = _language_model(config) if language_model is None else language_model
+        # PEFT looks here for what is tied to the embedding.
+        self._tied_weights_keys = _prefixed(self.language_model._tied_weights_keys)
         self.post_init()
 
     @torch.no_grad()
@@ -135,10 +142,16 @@ class InternVLChatModel(DialogueMixin, PrefillOnceMixin, PreTrainedModel, Genera
         """Initialise the projector; both sub-models initialise themselves."""
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, mean=0.0, std=0.02)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:  # an output layer that is being resized has none
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+
+    @property
+    def base_model(self) -> Backbone:
+        """The model without its output layer, for trainers; see `Backbone`."""
+        return Backbone(self)
 
     # ------------------------------------------------------------------ embeddings
     def get_input_embeddings(self) -> nn.Module:
@@ -193,6 +206,12 @@ class InternVLChatModel(DialogueMixin, PrefillOnceMixin, PreTrainedModel, Genera
             ValueError: `select_layer` outside the encoder, integer pixels other than uint8, or
                 sides that pixel unshuffle cannot merge.
         """
+        return as_forward(self, "_visual_tokens")(pixel_values, vit_batch_size)
+
+    def _visual_tokens(
+        self, pixel_values: torch.Tensor, vit_batch_size: int | None = None
+    ) -> torch.Tensor:
+        """`extract_feature`, for use within `forward`."""
         step = vit_batch_size or self.vit_batch_size
         if step is None:
             patches = pixel_values[0, 0].numel() // self.config.vision_config.patch_size**2
@@ -279,6 +298,19 @@ class InternVLChatModel(DialogueMixin, PrefillOnceMixin, PreTrainedModel, Genera
         image_flags: torch.Tensor | None,
     ) -> torch.Tensor | None:
         """Token embeddings with the images in place."""
+        return as_forward(self, "_embeddings")(
+            input_ids, inputs_embeds, pixel_values, visual_features, image_flags
+        )
+
+    def _embeddings(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        pixel_values: torch.Tensor | None,
+        visual_features: torch.Tensor | None,
+        image_flags: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """`_embed`, for use within `forward`."""
         if inputs_embeds is None and input_ids is not None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is None and visual_features is None:
@@ -288,7 +320,7 @@ class InternVLChatModel(DialogueMixin, PrefillOnceMixin, PreTrainedModel, Genera
                 "images were given without input_ids, so nobody can tell where they belong; pass "
                 "input_ids."
             )
-        visual = self.extract_feature(pixel_values) if visual_features is None else visual_features
+        visual = self._visual_tokens(pixel_values) if visual_features is None else visual_features
         if image_flags is None:
             return self.fuse(inputs_embeds, input_ids, visual)
         kept = kept_tiles(image_flags, visual)
@@ -298,6 +330,29 @@ class InternVLChatModel(DialogueMixin, PrefillOnceMixin, PreTrainedModel, Genera
         return fused + (visual[~kept].sum() * 0).to(fused.device, fused.dtype)
 
     # ------------------------------------------------------------------ forward
+    def _decoder_inputs(
+        self,
+        *,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        image_flags: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        visual_features: torch.Tensor | None = None,
+        num_tiles: list[int] | torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """What the language model is given, for what `forward` is given; `kwargs` pass through."""
+        check_num_tiles(num_tiles, pixel_values)
+        inputs_embeds = self._embeddings(
+            input_ids, inputs_embeds, pixel_values, visual_features, image_flags
+        )
+        if position_ids is not None and kwargs.get("past_key_values") is None:
+            kwargs["attention_mask"], kwargs["use_cache"] = isolate_packed_rows(
+                kwargs.get("attention_mask"), position_ids, kwargs.get("use_cache")
+            )
+        return {"inputs_embeds": inputs_embeds, "position_ids": position_ids, **kwargs}
+
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -349,24 +404,22 @@ class InternVLChatModel(DialogueMixin, PrefillOnceMixin, PreTrainedModel, Genera
         Raises:
             ValueError: images and text that do not fit, or packed rows with a cache.
         """
-        check_num_tiles(num_tiles, pixel_values)
-        inputs_embeds = self._embed(
-            input_ids, inputs_embeds, pixel_values, visual_features, image_flags
-        )
-        if position_ids is not None and past_key_values is None:
-            attention_mask, use_cache = isolate_packed_rows(attention_mask, position_ids, use_cache)
-        outputs = self.language_model(
-            inputs_embeds=inputs_embeds,
+        inputs = self._decoder_inputs(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
+            image_flags=image_flags,
             past_key_values=past_key_values,
             use_cache=use_cache,
+            inputs_embeds=inputs_embeds,
+            visual_features=visual_features,
+            num_tiles=num_tiles,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
-            return_dict=True,
-            logits_to_keep=logits_to_keep,
             **kwargs,
         )
+        outputs = self.language_model(**inputs, return_dict=True, logits_to_keep=logits_to_keep)
         loss = None
         if labels is not None:
             loss = supervised_loss(
@@ -382,6 +435,26 @@ class InternVLChatModel(DialogueMixin, PrefillOnceMixin, PreTrainedModel, Genera
         return result.to_tuple() if return_dict is False else result
 
 
+class Backbone:
+    """The chat model up to its last hidden state, as trainers call it to compute logits themselves.
+
+    transformers' own multimodal models have it as a module at `base_model`; TRL calls it there,
+    with images. Published weights have no such module, so this is a view. It stands for the
+    language model, which `base_model_prefix` names, in everything but the call.
+    """
+
+    def __init__(self, model: InternVLChatModel) -> None:
+        self._model = model
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Take what `forward` takes and return the decoder's output, `last_hidden_state` first."""
+        decoder = self._model.language_model.base_model
+        return decoder(**{**self._model._decoder_inputs(**inputs), "return_dict": True})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model.language_model, name)
+
+
 def _projector(config: InternVLChatConfig) -> nn.Sequential:
     """mlp1: from r * r * C merged channels to the width of the language model."""
     merged = config.vision_config.hidden_size * round(1 / config.downsample_ratio) ** 2
@@ -395,6 +468,13 @@ def _language_model(config: InternVLChatConfig) -> nn.Module:
 
         return InternLM2ForCausalLM(config.llm_config)
     return AutoModelForCausalLM.from_config(config.llm_config)
+
+
+def _prefixed(tied: dict[str, str] | list[str] | None) -> dict[str, str] | list[str] | None:
+    """Tied weights of the language model by their names in the whole: pairs, on 4.57 a list."""
+    if isinstance(tied, dict):
+        return {f"language_model.{k}": f"language_model.{v}" for k, v in tied.items()}
+    return tied and [f"language_model.{name}" for name in tied]
 
 
 def _system_message(config: InternVLChatConfig, conversation: Any) -> str | None:

@@ -99,6 +99,9 @@ def chat(
         str | None, typer.Option(help="sdpa, eager, flash_attention_2 ...")
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="Folder or Hub id of a PEFT adapter.")] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="bnb-int8, bnb-nf4, torchao-int8 or torchao-int4.")
+    ] = None,
     allow_urls: AllowUrls = False,
     trust_source_code: Annotated[
         bool,
@@ -122,6 +125,7 @@ def chat(
             device_map=_device_map(device_map),
             attn_implementation=attn_implementation,
             adapter=adapter,
+            quantization=quantization,
             trust_source_code=trust_source_code,
         )
         if loaded.tokenizer is None:

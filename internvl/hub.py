@@ -79,6 +79,7 @@ def load(
     device_map: Any = None,
     attn_implementation: Any = None,
     adapter: str | Path | None = None,
+    quantization: Any = None,
     trust_source_code: bool = False,
 ) -> Loaded:
     """Load a checkpoint with the classes of this repository.
@@ -92,6 +93,8 @@ def load(
         device_map: as in transformers; None for the CPU.
         attn_implementation: as in transformers; None for sdpa.
         adapter: folder or Hub id of a PEFT adapter to put on the model.
+        quantization: name of a recipe of `internvl.quantization` ("bnb-nf4"), or a quantisation
+            config of transformers; vision encoder, projector and output layer stay as they are.
         trust_source_code: run the modeling, tokenizer and processor code that the source carries,
             in place of ours.
 
@@ -122,6 +125,8 @@ def load(
     model_type = fields.get("model_type")
     if model_type not in (CHAT_TYPE, VISION_TYPE):
         raise ValueError(_unknown_type(folder, model_type))
+    if quantization is not None:
+        options["quantization_config"] = _quantization(folder, fields, quantization, device_map)
     config = build_config(fields)
     code = _Code(folder, subfolder) if trust_source_code else None
     tokenizer = None
@@ -148,7 +153,7 @@ def _unknown_type(folder: Path, model_type: Any) -> str:
     if model_type in ("internvl", "internvl_vision"):
         return (
             f"{folder} is in the layout of transformers' own InternVL (model_type {model_type!r}); "
-            "load it with transformers, or convert it to the published layout."
+            "load it with transformers, or convert it: `internvl convert --to official`."
         )
     return (
         f"{folder} has model_type {model_type!r} in config.json, expected {CHAT_TYPE!r} or "
@@ -168,6 +173,28 @@ def _dtype(dtype: Any) -> Any:
             f'dtype is {dtype!r}, expected "auto" or the name of a torch dtype such as "bfloat16".'
         )
     return found
+
+
+def _quantization(folder: Path, fields: dict[str, Any], quantization: Any, device_map: Any) -> Any:
+    """The quantisation config to load with.
+
+    Raises:
+        ValueError: no such recipe, a vision encoder, weights that are quantised already, or a
+            device without kernels.
+        ImportError: a package is missing.
+    """
+    if fields["model_type"] == VISION_TYPE:
+        raise ValueError(
+            f"{folder} is a vision encoder, which is not quantised; leave `quantization` out."
+        )
+    if stored := fields.get("quantization_config"):
+        raise ValueError(
+            f"{folder} is quantised already ({stored.get('quant_method')}); leave `quantization` "
+            "out, or load the weights it was made of."
+        )
+    from internvl.quantization import checked
+
+    return checked(quantization, device_map)
 
 
 def build_config(fields: dict[str, Any]) -> Any:
@@ -259,7 +286,7 @@ def _with_adapter(model: Any, folder: Path) -> Any:
 
     try:
         adapted = PeftModel.from_pretrained(model, folder, use_safetensors=True)
-    except (RuntimeError, ValueError) as error:  # shapes, or no such layers
+    except (IndexError, RuntimeError, ValueError) as error:  # rows, shapes, or no such layers
         raise ValueError(f"the adapter in {folder} does not fit the model: {error}") from error
     with safe_open(weights, framework="pt") as file:
         stored = set(file.keys())
