@@ -106,6 +106,8 @@ class InternVLChatProcessor(ProcessorMixin):
     Attributes:
         video_processor: an InternVLChatVideoProcessor with the tile size and the normalisation of
             the images; from_pretrained reads video_preprocessor_config.json when there is one.
+        return_num_tiles: False leaves `num_tiles` out of what is returned, for trainers that hand
+            on every output and know only those of transformers' own models (GRPO of TRL).
 
     Raises:
         ValueError: an image processor of another kind, or a setting that cannot be followed.
@@ -143,6 +145,7 @@ class InternVLChatProcessor(ProcessorMixin):
         self.template = template
         self.frame_prefix = frame_prefix
         self.image_labels = image_labels
+        self.return_num_tiles = True
         self.image_token = IMG_CONTEXT_TOKEN
         self.start_image_token, self.end_image_token = IMG_START_TOKEN, IMG_END_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN)
@@ -488,7 +491,8 @@ class InternVLChatProcessor(ProcessorMixin):
             tiles = join_tiles(ordered, self.image_processor.tile_size)
             values = self.image_processor.to_pixels(tiles, do_normalize=normalize, **image_options)
             content["pixel_values"] = to_output(values, return_tensors)
-            content["num_tiles"] = [len(stack) for stack in ordered]
+            if self.return_num_tiles:
+                content["num_tiles"] = [len(stack) for stack in ordered]
         return BatchFeature(content)
 
 

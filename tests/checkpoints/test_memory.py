@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import transformers
 
 from internvl import hub
 from internvl.checkpoints import memory
@@ -155,6 +156,10 @@ def step(built, ids, **images) -> tuple[int, int]:
     return alive.peak, sum(p.grad.nbytes for p in built.parameters() if p.grad is not None)
 
 
+@pytest.mark.skipif(
+    transformers.__version__.startswith("4."),
+    reason="4.57 keeps a mask of T x T in training where 5.x needs none; plans are for 5.x",
+)
 @pytest.mark.parametrize("family", MEASURED)
 @pytest.mark.parametrize("dtype", NAMES, ids=NAMES.values())
 @pytest.mark.parametrize("vocabulary", [128, 2048], ids="V={}".format)
