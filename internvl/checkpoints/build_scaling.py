@@ -191,9 +191,7 @@ def official_loads(costs: Costs, gpus: int) -> list[Load]:
     ]
     last = costs.load(False, range(layers - 1, layers), False)
     first = loads[0]
-    loads[0] = replace(
-        first, weights=first.weights + last.weights, cache=first.cache + last.cache
-    )
+    loads[0] = replace(first, weights=first.weights + last.weights, cache=first.cache + last.cache)
     return loads
 
 
