@@ -286,3 +286,14 @@ def test_config_is_upgraded(tmp_path):
     )
     generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert generation["eos_token_id"] == [1000]
+
+
+def test_generation_settings_of_the_source_are_kept(tmp_path):
+    source = sources.one_file(tmp_path / "source", "qwen2")
+    settings = {"_from_model_config": True, "eos_token_id": [7, 8], "repetition_penalty": 1.1}
+    (source / "generation_config.json").write_text(json.dumps(settings))
+    adopt(source, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert written["eos_token_id"] == [7, 8, 1000]  # and the end of a turn
+    assert written["repetition_penalty"] == 1.1
+    assert "_from_model_config" not in written
