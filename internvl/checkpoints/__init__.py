@@ -6,7 +6,7 @@ export             a model in memory -> such a folder
 convert, native/   to transformers' own InternVL layout, and back
 verify, headers    is a folder whole?            code_hashes: is its code ours?
 publish            a folder -> the Hub           publish_checks, card
-plan               does it fit?                  memory, device_map, engines; build_scaling: the page
+plan               does it fit?                  memory, device_map, engines, build_scaling
 adapters, special_tokens, quantization           LoRA, new tokens, fewer bits
 settings, tensors, staging                       what the above share: JSON files, weights, folders
 published, build_variants, build_tokenizer       what was published, as data, and variants/ from it
