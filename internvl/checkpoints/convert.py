@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from internvl import hub
+from internvl.checkpoints.card import source_card, write_card
 from internvl.checkpoints.native.check import compare_logits, compare_prompts
 from internvl.checkpoints.native.fields import (
     NATIVE_TYPE,
@@ -113,7 +114,7 @@ def convert(
         raise ValueError(f"to is {to!r}, expected one of {TARGETS}.")
     out = Path(out).expanduser()
     refuse_existing(out)
-    folder = resolve(source, subfolder, revision, (*DATA, *_LICENCES))
+    folder = resolve(source, subfolder, revision, (*DATA, *_LICENCES, "README.md"))
     fields = read_json(folder / "config.json")
     wanted = hub.CHAT_TYPE if to == "native" else NATIVE_TYPE
     if fields.get("model_type") != wanted:
@@ -126,6 +127,14 @@ def convert(
         written = write(folder, fields, partial, template, max_shard_size)
         for path in [path for pattern in _LICENCES for path in folder.glob(pattern)]:
             shutil.copyfile(path, partial / path.name)
+        if to == "official":
+            write_card(
+                partial,
+                read_json(partial / "config.json"),
+                name=out.name,
+                origin=f"The weights of `{_shown(source)}`, out of transformers' own layout.",
+                source=source_card(folder),
+            )
         logits = None
         if check:
             logits = compare_logits(folder, partial, written.config, written.native)
@@ -133,6 +142,12 @@ def convert(
             logger.warning("the logits of %s and %s were not compared", source, out)
     count, size = written.tensors, written.bytes
     return Report(str(source), out, to, count, size, logits, written.notes)
+
+
+def _shown(source: str | Path) -> str:
+    """A Hub id, or the name of a folder; its path is nobody's affair."""
+    path = Path(source).expanduser()
+    return path.resolve().name if path.is_dir() else str(source)
 
 
 def describe(report: Report) -> str:

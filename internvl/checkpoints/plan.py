@@ -405,7 +405,7 @@ def describe(planned: Plan) -> str:
         f"{planned.model}: {planned.parameters:,} parameters, {planned.dtype}, "
         f"{planned.weights / GIB:.1f} GiB of weights",
         f"{work.batch} x {work.context} positions, of them {planned.visual_tokens} visual "
-        f"({work.tiles} tiles)",
+        f"({work.tiles} tile{'' if work.tiles == 1 else 's'})",
         "",
         "GPU    size  weights  KV cache  vision  decoder  reserve  headroom   (GiB)",
     ]
