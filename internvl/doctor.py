@@ -15,7 +15,7 @@ REQUIRED = {
     "torch": ">=2.6",
     "transformers": ">=4.57,<6",
     "accelerate": ">=1.10",
-    "safetensors": ">=0.6",
+    "safetensors": ">=0.8",
     "huggingface_hub": ">=0.36",
     "tokenizers": "",
     "numpy": ">=1.26",

@@ -117,7 +117,13 @@ def check_weights(folder: Path) -> None:
 
     index = optional_json(folder / "model.safetensors.index.json")
     if index:
-        files = sorted(set(index.get("weight_map", {}).values()))
+        weight_map = index.get("weight_map")
+        if not weight_map or not all(isinstance(name, str) for name in weight_map.values()):
+            raise ValueError(
+                f"the index in {folder} has no map from tensors to files (weight_map); download "
+                "the checkpoint again."
+            )
+        files = sorted(set(weight_map.values()))
         outside = [name for name in files if not is_plain(name)]
         if outside:
             raise ValueError(

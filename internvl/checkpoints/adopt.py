@@ -119,7 +119,7 @@ def adopt(
         ImportError: the tokenizer needs sentencepiece.
         OSError: not enough space.
     """
-    out = Path(out).expanduser()
+    out = Path(out).expanduser().absolute()
     refuse_existing(out)
     described = resolve(source, subfolder, revision, (*SETTINGS, *_PAPERS))
     local = Path(source).expanduser().is_dir()
@@ -238,7 +238,7 @@ def _check(
         ValueError: what is missing, extra or of another shape.
     """
     parts = merge_plan(stored, fields)
-    dtype = common_dtype(stored.values())
+    dtype = common_dtype(stored[part.base] for part in parts.values())
     upgraded = settings.upgrade_config(fields, template=template, dtype=dtype)
     config = hub.build_config(upgraded)
     found = {name: stored[part.base].shape for name, part in parts.items()}
@@ -288,7 +288,8 @@ def _write(
 ) -> str:
     """Put the weights into the folder, and say how."""
     if checked.merges:
-        _demand_space(staged, sum(checked.sizes.values()))
+        done = sum(path.stat().st_size for path in staged.glob("*.safetensors"))
+        _demand_space(staged, sum(checked.sizes.values()) - done)
         write_weights(
             staged,
             checked.sizes,
@@ -299,7 +300,10 @@ def _write(
         return "merged"
     means = {_place(weights.folder / file, staged / file, copy=copy) for file in weights.files}
     if weights.files != [SINGLE]:
-        index = read_json(weights.folder / INDEX)
+        index = {
+            "metadata": {"total_size": sum(tensor.bytes for tensor in weights.stored.values())},
+            "weight_map": {name: tensor.file for name, tensor in weights.stored.items()},
+        }
         write_text(staged / INDEX, json.dumps(index, indent=2) + "\n")
     return " and ".join(sorted(means))
 
@@ -344,7 +348,7 @@ def _write_around(
     settings.write_code(staged)
     for pattern in _PAPERS[1:]:
         for path in folder.glob(pattern):
-            if path.is_file() and path.name != "LICENSE-CODE":
+            if path.is_file() and path.name != "LICENSE-CODE" and _is_own(path):
                 shutil.copyfile(path, staged / path.name)
     at = f" (revision `{commit}`)" if commit else ""
     shown = source if commit else Path(source).name
@@ -356,6 +360,14 @@ def _write_around(
         base_model=source if commit else None,
         source=source_card(folder),
     )
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is not a link that leads out of its folder; the Hub cache is made of links."""
+    if not path.is_symlink():
+        return True
+    cache = path.parent.parent
+    return cache.name == "snapshots" and path.resolve().is_relative_to(cache.parent.resolve())
 
 
 def _but(checked: _Checked) -> str:

@@ -41,6 +41,7 @@ print(model.config.image_size, model.config.hidden_size)"""
 
 def source_card(folder: Path) -> dict[str, Any]:
     """What the YAML header of a folder's README.md states; {} without one."""
+    import yaml
     from huggingface_hub import metadata_load
 
     path = folder / "README.md"
@@ -48,7 +49,7 @@ def source_card(folder: Path) -> dict[str, Any]:
         return {}
     try:
         return metadata_load(path) or {}
-    except ValueError as error:
+    except (ValueError, yaml.YAMLError) as error:
         logger.warning("the header of %s is not valid and is left out: %s", path, error)
         return {}
 

@@ -41,6 +41,7 @@ from internvl.checkpoints.staging import refuse_existing, staging
 from internvl.checkpoints.tensors import (
     Layout,
     Weights,
+    common_dtype,
     layout,
     write_text,
     write_weights,
@@ -112,7 +113,7 @@ def convert(
     """
     if to not in TARGETS:
         raise ValueError(f"to is {to!r}, expected one of {TARGETS}.")
-    out = Path(out).expanduser()
+    out = Path(out).expanduser().absolute()
     refuse_existing(out)
     folder = resolve(source, subfolder, revision, (*DATA, *_LICENCES, "README.md"))
     fields = read_json(folder / "config.json")
@@ -196,7 +197,9 @@ def _write_native(
         described = Path(place)
         write_settings(
             described,
-            upgrade_config(fields, template=choose_template(fields, template)),
+            upgrade_config(
+                fields, template=choose_template(fields, template), dtype=_dtype_of(folder)
+            ),
             tokenizer=folder,
             generation=optional_json(folder / "generation_config.json"),
             processors=processors,
@@ -213,6 +216,12 @@ def _write_native(
         write_native_tokenizer(described, prepared.tokenizer, partial)
         compare_prompts(prepared, partial)
     return _Written(prepared.config, partial, count, size, native.notes)
+
+
+def _dtype_of(folder: Path) -> str:
+    """The dtype of the weights, whatever config.json says."""
+    with Weights(folder) as weights:
+        return common_dtype(weights.stored.values())
 
 
 def _rename_weights(

@@ -65,8 +65,8 @@ def snippet(
     """
     quantised = _RECIPES.get(dtype)
     options = f"quantization={quantised!r}" if quantised else f"dtype={_TORCH[dtype]!r}"
+    source = _source(model)
     values = {
-        "source": _source(model),
         "count": count,
         "dtype": dtype,
         "torch": _TORCH.get(dtype, "bfloat16"),
@@ -74,19 +74,26 @@ def snippet(
         "work": f"Workload({work.batch}, {work.context}, {work.tiles})",
         "images": max(images, 1),
     }
+    before = ""
+    if engine not in ("one GPU", "device_map") and not Path(source).exists():
+        # These run the code of the folder, which has to be this one.
+        folder = f"./{source.rpartition('/')[2]}"
+        before = f"# first: python -m internvl adopt {source} {folder}\n"
+        source = folder
     if engine == "one GPU":
-        return _LOAD.format(**values, options=f'{options}, device_map="auto"')
+        return _LOAD.format(**values, source=source, options=f'{options}, device_map="auto"')
     if engine == "device_map":
-        code = _PLANNED.format(**values, options=f"{options}, device_map=device_map")
+        code = _PLANNED.format(**values, source=source, options=f"{options}, device_map=device_map")
         return f"import torch\n{code}"
-    return {"tensor parallel": _PARALLEL, "vLLM": _VLLM, "FSDP2": _FSDP}[engine].format(**values)
+    templates = {"tensor parallel": _PARALLEL, "vLLM": _VLLM, "FSDP2": _FSDP}
+    return before + templates[engine].format(**values, source=source)
 
 
 def _source(source: str | Path) -> str:
     """A folder or Hub id as it is; the Hub id of a published model."""
     from internvl.checkpoints.published import CHAT_MODELS
 
-    text = str(source)
+    text = str(source.parent if (source := Path(source)).is_file() else source)
     if "/" in text or Path(text).exists():
         return text
     wanted = text.lower().replace(".", "_")

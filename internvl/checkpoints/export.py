@@ -115,7 +115,7 @@ def export_loaded(
         FileExistsError: `out` holds something.
         ValueError: weights that are not in memory, quantised, or not those of the config.
     """
-    out = Path(out).expanduser()
+    out = Path(out).expanduser().absolute()
     model = _merged(loaded.model)
     weights = _weights(model)
     fields = settings.upgrade_config(

@@ -8,7 +8,6 @@ From a config alone: no weights are needed, nothing but config.json is downloade
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -119,7 +118,7 @@ def resolve_config(model: str | Path, revision: str | None = None) -> tuple[str,
     """
     path = Path(model).expanduser()
     if path.is_file():
-        fields, name = json.loads(path.read_text(encoding="utf-8")), path.resolve().parent.name
+        fields, name = read_json(path), path.resolve().parent.name
     elif path.is_dir() or "/" in str(model):
         folder = resolve(model, None, revision, ("config.json",))
         fields = read_json(folder / "config.json")
@@ -189,7 +188,7 @@ def plan(
     if train is not None:
         return Plan(**common, **_training_plan(model, config, usable, dtype, work, train))
     candidates = _engines(config, usable, dtype, work)
-    engine, loads, reasons = _choose(candidates, usable, batch)
+    engine, loads, reasons = _choose(candidates, usable, batch, serves=dtype in memory.BYTES)
     fits = engine is not None
     busy = sum(load.used > 0 for load in loads)
     notes = [*reasons, *_advice(config, usable, dtype, work, fits=fits, engine=engine)]
@@ -272,7 +271,7 @@ def _parallel_load(config: Any, costs: Costs, dtype: str, work: Workload, ranks:
 
 
 def _choose(
-    candidates: dict[str, list[Load] | str], sizes: Sequence[int], batch: int
+    candidates: dict[str, list[Load] | str], sizes: Sequence[int], batch: int, *, serves: bool
 ) -> tuple[str | None, list[Load], list[str]]:
     """The engine to take, its loads, and why."""
     reasons = [why for why in candidates.values() if isinstance(why, str)]
@@ -282,7 +281,7 @@ def _choose(
     if not fitting:
         closest = "device_map" if "device_map" in loads else "one GPU"
         return None, loads[closest], reasons
-    if batch >= _SERVE_FROM and fitting != ["device_map"]:
+    if batch >= _SERVE_FROM and serves and fitting != ["device_map"]:
         under = "one GPU" if "one GPU" in fitting else "tensor parallel"
         reasons.insert(0, f"{batch} requests at once: a server batches them continuously")
         return "vLLM", loads[under], reasons

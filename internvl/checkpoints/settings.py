@@ -71,6 +71,7 @@ _LEGACY = frozenset(_LEGACY_NAMES.split())
 _BOOKKEEPING_NAMES = """
     auto_map _name_or_path _commit_hash transformers_version attn_implementation
     _attn_implementation _attn_implementation_autoset _attn_implementation_internal dtype
+    custom_pipelines
 """
 _BOOKKEEPING = frozenset(_BOOKKEEPING_NAMES.split())
 # Without it 4.57 warns of a wrong pattern in any large tokenizer, and advises to break it.
@@ -111,6 +112,10 @@ def upgrade_config(
         raise ValueError(
             f"config.json has model_type {model_type!r}, expected {hub.CHAT_TYPE!r} or "
             f"{hub.VISION_TYPE!r}; it is not an InternVL checkpoint of this family."
+        )
+    if "quantization_config" in fields:
+        raise ValueError(
+            "config.json says that the weights are quantised; take the weights they were made of."
         )
     config = hub.ring0("configuration_internvl_chat").InternVLChatConfig.from_dict(dict(fields))
     own = {

@@ -19,6 +19,7 @@ from typing import Any
 from internvl import hub
 from internvl.checkpoints import code_hashes
 from internvl.checkpoints.headers import read_header
+from internvl.checkpoints.settings import AUTO_MAP, PROCESSOR_FILES, VISION_AUTO_MAP
 from internvl.checkpoints.tensors import (
     BYTES,
     DTYPES,
@@ -125,8 +126,11 @@ def describe(report: Report) -> str:
 
 def _run(check: Callable[[_Folder], str], folder: _Folder) -> Check:
     folder.defects, folder.notes = [], []
-    summary = check(folder)
-    name = check.__name__.strip("_")
+    name, summary = check.__name__.strip("_"), ""
+    try:
+        summary = check(folder)
+    except Exception as error:  # noqa: BLE001  (whatever a damaged file makes of it has to be named)
+        folder.defects.append(f"this check could not be finished: {type(error).__name__}: {error}")
     return Check(name, tuple(folder.defects), tuple(folder.notes), summary)
 
 
@@ -156,10 +160,12 @@ def _code(folder: _Folder) -> str:
     if root is None:
         named = ", ".join(sorted({_module(name) for name in _auto_map(folder.fields)}))
         if named and (folder.path / "processor_config.json").is_file():
+            _entry_points(folder)
             folder.defects.append(f"config.json names {named}, which is not here; adopt it again")
         else:
             folder.notes.append("no code: loads through internvl only; `internvl adopt` adds it")
         return ""
+    _entry_points(folder)
     wanted = code_hashes.recorded()
     present = {
         path.relative_to(root).as_posix()
@@ -177,6 +183,17 @@ def _code(folder: _Folder) -> str:
         if names:
             folder.defects.append(f"{some(names)}: {fault}; adopt the checkpoint again")
     return f"{len(wanted)} files, unchanged" + ("" if root == folder.path else f", in {root}")
+
+
+def _entry_points(folder: _Folder) -> None:
+    """Every auto_map names our classes, and none of another repository."""
+    maps = {"config.json": AUTO_MAP if folder.chat else VISION_AUTO_MAP}
+    for name in PROCESSOR_FILES:
+        maps[name] = optional_json(hub.REPOSITORY / name).get("auto_map", {})
+    for name, wanted in maps.items():
+        found = optional_json(folder.path / name).get("auto_map", wanted)
+        if found != wanted:
+            folder.defects.append(f"auto_map in {name} is {found}, expected {wanted}")
 
 
 def _auto_map(fields: dict[str, Any]) -> list[str]:
@@ -268,7 +285,11 @@ def _indexed(folder: _Folder) -> tuple[dict[str, Any], list[str]]:
             folder.defects.append(
                 f"{SINGLE} stands beside {INDEX}: loaders take the former and ignore the shards"
             )
-        files = sorted(set(index.get("weight_map", {}).values()))
+        said = index.get("weight_map")
+        if not said or not all(isinstance(name, str) for name in said.values()):
+            folder.defects.append(f"{INDEX} has no map from tensors to files (weight_map)")
+            return {}, sorted(path.name for path in folder.path.glob("*.safetensors"))
+        files = sorted(set(said.values()))
         outside = [name for name in files if not is_plain(name)]
         if outside:
             folder.defects.append(f"{INDEX} names {some(outside)}, which is not a file of its own")
@@ -318,6 +339,8 @@ def _compare_config(folder: _Folder) -> None:
     stated = None if stated is None else str(stated).removeprefix("torch.")
     if len(dtypes) > 1 or set(dtypes) - set(DTYPES):
         folder.defects.append(f"the weights are of several or unknown dtypes: {dict(dtypes)}")
+    elif stated is None:
+        folder.notes.append("config.json states no torch_dtype")
     elif dtypes and stated != DTYPES[next(iter(dtypes))]:
         folder.defects.append(
             f"config.json says torch_dtype {stated}, the weights are {DTYPES[next(iter(dtypes))]}"

@@ -16,6 +16,7 @@ from internvl import hub
 from internvl.checkpoints import adopt as module
 from internvl.checkpoints.adopt import adopt
 from internvl.checkpoints.export import export
+from internvl.checkpoints.staging import staging
 from internvl.checkpoints.verify import verify
 from tests import support
 from tests.checkpoints import sources
@@ -297,3 +298,58 @@ def test_generation_settings_of_the_source_are_kept(tmp_path):
     assert written["eos_token_id"] == [7, 8, 1000]  # and the end of a turn
     assert written["repetition_penalty"] == 1.1
     assert "_from_model_config" not in written
+
+
+def test_saving_into_an_adopted_folder_leaves_the_source_alone(tmp_path):
+    source = sources.one_file(tmp_path / "source", "qwen2")
+    before = digests(source)
+    adopt(source, tmp_path / "out")
+    model = hub.load(tmp_path / "out").model
+    with torch.no_grad():
+        model.mlp1[1].bias.add_(1)
+    model.save_pretrained(tmp_path / "out")
+    assert digests(source) == before
+
+
+def test_a_folder_of_somebody_else_is_not_removed(tmp_path):
+    source = sources.one_file(tmp_path / "source", "qwen2")
+    partial = tmp_path / "out.partial"
+    partial.mkdir()
+    (partial / "journal.json").write_text("{}")
+    (partial / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="was not written by this command"):
+        adopt(source, tmp_path / "out")
+    assert (partial / "notes.txt").read_text() == "mine"
+
+
+def test_two_runs_do_not_meet(tmp_path):
+    with staging(tmp_path / "out") as folder:
+        (folder / "half").write_text("x")
+        with (
+            pytest.raises(FileExistsError, match="being written by another run"),
+            staging(tmp_path / "out"),
+        ):
+            pass
+        assert (folder / "half").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_links_that_lead_out_of_the_source_are_not_followed(tmp_path):
+    source = sources.one_file(tmp_path / "source", "qwen2")
+    (tmp_path / "secret").write_text("secret")
+    (source / "LICENSE").symlink_to(tmp_path / "secret")
+    adopt(source, tmp_path / "out")
+    assert not (tmp_path / "out" / "LICENSE").exists()
+
+
+def test_the_index_is_written_anew(tmp_path):
+    source = shutil.copytree(support.checkpoint("phi3"), tmp_path / "source")
+    index = json.loads((source / "model.safetensors.index.json").read_text())
+    index["metadata"]["total_size"] += 1
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    adopt(source, tmp_path / "out")
+    assert verify(tmp_path / "out").defects == ()
+    (source / "model.safetensors.index.json").write_text('{"metadata": {}}')
+    with pytest.raises(ValueError, match="no map from tensors to files"):
+        adopt(source, tmp_path / "other")
+    assert any("no map from tensors" in defect for defect in verify(source).defects)

@@ -66,10 +66,12 @@ def test_the_78b_on_two_cards():
         ({"model": "InternVL2-40B", "gpus": "6x24GiB"}, "device_map", "56 heads, 8 key heads"),
         ({"model": "78B", "gpus": "2x48GiB", "dtype": "int8"}, "device_map", "bnb-int8"),
         ({"model": "1B", "gpus": "4x24GiB", "batch": 16}, "vLLM", "--tensor-parallel-size 1"),
+        ({"model": "26B", "gpus": "80GiB", "batch": 8, "dtype": "int4"}, "one GPU", "bnb-nf4"),
+        ({"model": "26B", "gpus": "4x24GiB"}, "tensor parallel", "adopt OpenGVLab/InternVL2_5-26B"),
         ({"model": "8B", "gpus": "8x80GiB", "train": "stage2"}, "FSDP2", "fsdp_size=8"),
         ({"model": "78B", "gpus": "2x80GiB", "train": "stage2"}, None, "GiB short on a GPU"),
     ],
-    ids=lambda value: None if not isinstance(value, dict) else "-".join(map(str, value.values())),
+    ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_engine_and_snippet(options, engine, said):
     planned = plan(**options)

@@ -245,6 +245,19 @@ def test_code_that_is_gone(folder):
     assert "modeling_internvl_chat.py, which is not here" in damage(folder)
 
 
+@pytest.mark.parametrize("name", ["config.json", "processor_config.json"])
+def test_code_of_another_repository(name, folder):
+    content = json.loads((folder / name).read_text())
+    auto_map = {key: f"evil/repo--{value}" for key, value in content["auto_map"].items()}
+    edit_json(folder / name, auto_map=auto_map)
+    assert f"auto_map in {name} is" in damage(folder)
+
+
+def test_a_check_that_breaks_is_a_defect(folder):
+    (folder / "tokenizer.json").write_text('{"a": 1}')
+    assert "could not be finished" in damage(folder)
+
+
 def test_pickles_and_leftovers(folder):
     (folder / "pytorch_model.bin").write_bytes(b"\x80")
     (folder / "model.safetensors.partial").write_bytes(b"")
