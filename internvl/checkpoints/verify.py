@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from internvl import hub
 from internvl.checkpoints import code_hashes
 from internvl.checkpoints.headers import read_header
@@ -381,6 +383,14 @@ def _tokenizer(folder: _Folder) -> str:
     """The tokenizer, the config and the generation config mean the same ids."""
     if not folder.chat or folder.config is None:
         return "none needed" if folder.config is not None else "not looked at without a config"
+    fast = folder.path / "tokenizer.json"
+    try:
+        # transformers takes a broken one for an absent one and asks for what a slow one needs
+        if fast.is_file():
+            Tokenizer.from_file(str(fast))
+    except Exception as error:  # noqa: BLE001  (tokenizers raises nothing narrower)
+        folder.defects.append(f"tokenizer.json cannot be read: {error}")
+        return ""
     try:
         prepared = hub.prepare(folder.path)
     except (ValueError, ImportError) as error:

@@ -254,8 +254,13 @@ def test_code_of_another_repository(name, folder):
 
 
 def test_a_check_that_breaks_is_a_defect(folder):
-    (folder / "tokenizer.json").write_text('{"a": 1}')
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe\xfd")
     assert "could not be finished" in damage(folder)
+
+
+def test_a_broken_tokenizer(folder):
+    (folder / "tokenizer.json").write_text('{"a": 1}')
+    assert "tokenizer.json cannot be read" in damage(folder)
 
 
 def test_pickles_and_leftovers(folder):
