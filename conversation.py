@@ -217,7 +217,7 @@ def _template_pieces(conversation: Conversation, text: str) -> Iterator[Piece]:
             yield Piece(part, part in conversation.control)
 
 
-def _system_pieces(conversation: Conversation) -> list[Piece]:
+def system_pieces(conversation: Conversation) -> list[Piece]:
     """The system message in its frame; what it spells is text, whoever set it."""
     before, after = replace(conversation, system_message="\0").system_prompt().split("\0")
     return [
@@ -250,25 +250,52 @@ def render(
     Raises:
         ValueError: a role that is not one of the template's.
     """
-    pieces = _system_pieces(conversation)
+    pieces = system_pieces(conversation)
     for role, content in turns:
-        if role not in conversation.roles:
-            raise ValueError(
-                f"role {role!r} is not of template {conversation.name!r}: {conversation.roles}."
-            )
-        if not content:
-            pieces += _template_pieces(conversation, role + conversation.open_suffix)
-            continue
-        pieces += _template_pieces(conversation, role + conversation.role_suffix)
-        for part in [content] if isinstance(content, str) else content:
-            if isinstance(part, str):
-                pieces.append(Piece(part, False))
-            else:
-                pieces += visual_pieces(part.num_tiles, num_image_token, image_tokens)
-        pieces += _template_pieces(
-            conversation, conversation.separator(conversation.roles.index(role))
-        )
+        framed = frame_turn(conversation, role, content, num_image_token, image_tokens)
+        pieces += [*framed.header, *framed.content, *framed.separator]
     return merge_text(pieces)
+
+
+class FramedTurn(NamedTuple):
+    """The pieces of one turn, text not merged: what opens it, what it says, what closes it."""
+
+    header: list[Piece]
+    content: list[Piece]
+    separator: list[Piece]
+
+
+def frame_turn(
+    conversation: Conversation,
+    role: str,
+    content: Content,
+    num_image_token: int = 0,
+    image_tokens: tuple[str, str, str] = IMAGE_TOKENS,
+) -> FramedTurn:
+    """Write one turn in the frame of a template; the arguments are those of `render`.
+
+    Raises:
+        ValueError: a role that is not one of the template's.
+    """
+    if role not in conversation.roles:
+        raise ValueError(
+            f"role {role!r} is not of template {conversation.name!r}: {conversation.roles}."
+        )
+    if not content:
+        opened = role + conversation.open_suffix
+        return FramedTurn(list(_template_pieces(conversation, opened)), [], [])
+    pieces: list[Piece] = []
+    for part in [content] if isinstance(content, str) else content:
+        if isinstance(part, str):
+            pieces.append(Piece(part, False))
+        else:
+            pieces += visual_pieces(part.num_tiles, num_image_token, image_tokens)
+    separator = conversation.separator(conversation.roles.index(role))
+    return FramedTurn(
+        list(_template_pieces(conversation, role + conversation.role_suffix)),
+        pieces,
+        list(_template_pieces(conversation, separator)),
+    )
 
 
 def merge_text(pieces: Sequence[Piece]) -> list[Piece]:
@@ -290,13 +317,14 @@ def prompt_text(pieces: Sequence[Piece]) -> str:
     return "".join(piece.text * piece.repeat for piece in pieces)
 
 
-def encode(pieces: Sequence[Piece], tokenizer: Any) -> list[int]:
+def encode(pieces: Sequence[Piece], tokenizer: Any, *, add_bos: bool = True) -> list[int]:
     """Encode pieces: control by lookup, text as text; the beginning-of-sequence token follows the
     tokenizer.
 
     Args:
         pieces: what `render()` returned.
         tokenizer: any transformers tokenizer, slow or fast.
+        add_bos: False for pieces from the middle of a prompt.
 
     Returns:
         The ids of the prompt.
@@ -306,7 +334,7 @@ def encode(pieces: Sequence[Piece], tokenizer: Any) -> list[int]:
     """
     known = tokenizer.get_added_vocab()
     runs = list(_split_grounding(pieces, known))
-    ids = beginning_of_sequence(tokenizer)
+    ids = beginning_of_sequence(tokenizer) if add_bos else []
     strip_next = False
     for index, piece in enumerate(runs):
         if piece.control:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 IGNORE_INDEX = -100
 # Vision tokens (class token included) that go through the encoder at once. A CPU is fastest with
@@ -186,22 +188,77 @@ def supervised_loss(
         num_items_in_batch: normaliser from the trainer.
         all_gather: average the normaliser over the process group.
     """
-    logits = logits[:, :-1].flatten(0, 1).float()
     targets = labels[:, 1:].flatten().to(logits.device)
-    losses = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="none")
+    losses = F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(),
+        targets,
+        ignore_index=IGNORE_INDEX,
+        reduction="none",
+    )
+    weights = _shifted_weights(labels, loss_weight).to(losses.device)
+    return (losses * weights).sum() / _normaliser(weights, num_items_in_batch, all_gather)
+
+
+def chunked_loss(
+    hidden: torch.Tensor,
+    head: nn.Module,
+    labels: torch.Tensor,
+    loss_weight: torch.Tensor | list | None = None,
+    num_items_in_batch: torch.Tensor | float | None = None,
+    all_gather: bool = False,
+    chunk: int = 1024,
+) -> torch.Tensor:
+    """`supervised_loss` from hidden states, without ever holding all logits.
+
+    Only positions with a label go through the head, `chunk` at a time, and again when gradients are
+    computed; the head is called as a module, so that sharded training can gather it.
+
+    Args:
+        hidden: (B, T, D) last hidden states.
+        head: from (..., D) to (..., V).
+        labels: as in `supervised_loss`.
+        loss_weight: as in `supervised_loss`.
+        num_items_in_batch: as in `supervised_loss`.
+        all_gather: as in `supervised_loss`.
+        chunk: positions whose logits are held at once.
+    """
+    targets = labels[:, 1:].flatten().to(hidden.device)
+    weights = _shifted_weights(labels, loss_weight).to(hidden.device)
+    total = _normaliser(weights, num_items_in_batch, all_gather)
+    learnt = targets != IGNORE_INDEX
+    hidden = hidden[:, :-1].flatten(0, 1)[learnt]
+    targets, weights = targets[learnt], weights[learnt]
+
+    def one(hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        logits = head(hidden).float()
+        return (F.cross_entropy(logits, targets, reduction="none") * weights).sum()
+
+    if not len(targets):  # the head takes part on every rank
+        return head(hidden[:0]).sum() * 0 + hidden.sum() * 0
+    chunks = zip(hidden.split(chunk), targets.split(chunk), weights.split(chunk), strict=True)
+    return sum(checkpoint(one, *each, use_reentrant=False) for each in chunks) / total
+
+
+def _shifted_weights(
+    labels: torch.Tensor, loss_weight: torch.Tensor | list | None
+) -> torch.Tensor:
+    """Weights (B * (T - 1),) of the predictions, aligned with `labels` after the first."""
     if loss_weight is None:
-        weights = (targets != IGNORE_INDEX).to(losses.dtype)
-    else:
-        weights = torch.as_tensor(loss_weight, dtype=torch.float32, device=losses.device)[
-            :, 1:
-        ].flatten()
+        return (labels[:, 1:] != IGNORE_INDEX).float().flatten()
+    return torch.as_tensor(loss_weight, dtype=torch.float32, device=labels.device)[:, 1:].flatten()
+
+
+def _normaliser(
+    weights: torch.Tensor, num_items_in_batch: torch.Tensor | float | None, all_gather: bool
+) -> torch.Tensor:
+    """S of `supervised_loss`."""
+    if num_items_in_batch is not None:
+        return torch.as_tensor(num_items_in_batch, device=weights.device)
     total = weights.sum()
     if all_gather and torch.distributed.is_initialized():
         torch.distributed.all_reduce(total)
         total = total / torch.distributed.get_world_size()
-    if num_items_in_batch is not None:
-        total = torch.as_tensor(num_items_in_batch, device=losses.device)
-    return (losses * weights).sum() / total
+    return total
 
 
 def check_num_tiles(

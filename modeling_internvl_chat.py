@@ -33,6 +33,7 @@ from .conversation import get_conv_template
 from .dialogue_internvl_chat import DialogueMixin
 from .functional_internvl_chat import (
     check_num_tiles,
+    chunked_loss,
     default_vit_batch_size,
     isolate_packed_rows,
     kept_tiles,
@@ -234,7 +235,7 @@ class InternVLChatModel(
                 self.config.image_std,
             )
         hidden = self.vision_model(
-            pixel_values, output_hidden_states=False, num_layers=self._num_vision_layers()
+            pixel_values, output_hidden_states=False, num_layers=self.num_vision_layers()
         ).last_hidden_state
         ph, pw = (side // vision.patch_size for side in pixel_values.shape[-2:])
         grid = hidden[:, 1:].unflatten(1, (ph, pw))  # (N, ph, pw, C), class token dropped
@@ -248,7 +249,7 @@ class InternVLChatModel(
         features = self.extract_feature(pixel_values)
         return features if image_flags is None else features[kept_tiles(image_flags, features)]
 
-    def _num_vision_layers(self) -> int | None:
+    def num_vision_layers(self) -> int | None:
         """Blocks to run: hidden state `select_layer` of the L + 1 is the output of that many."""
         L = self.config.vision_config.num_hidden_layers
         layers = self.select_layer if self.select_layer >= 0 else L + 1 + self.select_layer
@@ -374,6 +375,7 @@ class InternVLChatModel(
         num_tiles: list[int] | torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | float | None = None,
+        skip_logits: bool = False,
         **kwargs: Any,
     ) -> tuple | CausalLMOutputWithPast:
         """Compute logits and, with `labels`, the loss.
@@ -399,6 +401,7 @@ class InternVLChatModel(
             num_tiles: tiles of each image, as the processor returns them; they must sum to N.
             logits_to_keep: compute logits only for that many last positions; 0 for all.
             num_items_in_batch: normaliser of the loss from the trainer.
+            skip_logits: compute the loss in chunks and no logits, see `chunked_loss`.
             **kwargs: passed to the language model.
 
         Raises:
@@ -419,15 +422,20 @@ class InternVLChatModel(
             output_hidden_states=output_hidden_states,
             **kwargs,
         )
-        outputs = self.language_model(**inputs, return_dict=True, logits_to_keep=logits_to_keep)
-        loss = None
-        if labels is not None:
-            loss = supervised_loss(
-                outputs.logits, labels, loss_weight, num_items_in_batch, loss_reduction_all_gather
-            )
+        how = (labels, loss_weight, num_items_in_batch, loss_reduction_all_gather)
+        logits = loss = None
+        if skip_logits and labels is not None:
+            outputs = self.language_model.base_model(**inputs, return_dict=True)
+            head = self.language_model.get_output_embeddings()
+            loss = chunked_loss(outputs.last_hidden_state, head, *how)
+        else:
+            inputs["logits_to_keep"] = logits_to_keep
+            outputs = self.language_model(**inputs, return_dict=True)
+            logits = outputs.logits
+            loss = None if labels is None else supervised_loss(logits, *how)
         result = CausalLMOutputWithPast(
             loss=loss,
-            logits=outputs.logits,
+            logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,

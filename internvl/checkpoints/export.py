@@ -96,6 +96,8 @@ def export_loaded(
     base_model: str | None = None,
     source: Path | None = None,
     tokenizer: Path | None = None,
+    state: dict[str, Any] | None = None,
+    dtype: Any = None,
 ) -> Export:
     """Write a model in memory as a self-contained folder.
 
@@ -110,6 +112,8 @@ def export_loaded(
         source: folder of the checkpoint that was loaded, whose generation config and card are
             handed on.
         tokenizer: folder whose tokenizer files are taken; None to write the one in memory.
+        state: weights by name in place of the model's own, as a sharded run gathers them.
+        dtype: torch dtype to write; None for that of the weights.
 
     Raises:
         FileExistsError: `out` holds something.
@@ -117,13 +121,14 @@ def export_loaded(
     """
     out = Path(out).expanduser().absolute()
     model = _merged(loaded.model)
-    weights = _weights(model)
-    fields = settings.upgrade_config(
-        model.config.to_dict(), dtype=str(next(iter(weights.values())).dtype).split(".")[-1]
-    )
+    weights = _weights(model, state)
+    dtype = next(iter(weights.values())).dtype if dtype is None else dtype
+    fields = settings.upgrade_config(model.config.to_dict(), dtype=str(dtype).split(".")[-1])
     with staging(out) as folder:
-        sizes = {name: tensor.nbytes for name, tensor in weights.items()}
-        write_weights(folder, sizes, lambda name: weights[name].detach().cpu(), max_shard_size)
+        sizes = {name: tensor.numel() * dtype.itemsize for name, tensor in weights.items()}
+        write_weights(
+            folder, sizes, lambda name: weights[name].detach().cpu().to(dtype), max_shard_size
+        )
         _write_settings(folder, fields, loaded, source, tokenizer)
         settings.write_code(folder)
         write_card(
@@ -138,6 +143,28 @@ def export_loaded(
         sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     )
     return Export(out, len(weights), sum(sizes.values()), files)
+
+
+def complete(folder: Path, loaded: hub.Loaded, *, source: Path | None = None) -> None:
+    """Write around the weights in a folder what makes it a repository of its own.
+
+    Args:
+        folder: holds the weights, as `model.save_pretrained` writes them.
+        loaded: model, processor and tokenizer.
+        source: folder whose generation config and card are handed on.
+    """
+    dtype = str(next(loaded.model.parameters()).dtype).split(".")[-1]
+    fields = settings.upgrade_config(loaded.model.config.to_dict(), dtype=dtype)
+    _write_settings(folder, fields, loaded, source, None)
+    settings.write_code(folder)
+    write_card(
+        folder,
+        fields,
+        name=folder.name,
+        origin="A checkpoint of a training run.",
+        base_model=None,
+        source=source_card(source) if source else None,
+    )
 
 
 def describe(export: Export) -> str:
@@ -155,14 +182,14 @@ def _merged(model: Any) -> Any:
     return model.merge_and_unload(safe_merge=True)  # raises on NaN
 
 
-def _weights(model: Any) -> dict[str, Any]:
-    """Every tensor that a checkpoint of this model stores.
+def _weights(model: Any, state: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Every tensor that a checkpoint of this model stores, from its own state or the given one.
 
     Raises:
         ValueError: weights that are offloaded, quantised, of several dtypes, or of other names.
     """
     wanted = layout(model.config).shapes
-    state = model.state_dict()
+    state = model.state_dict() if state is None else state
     # What is in memory beside them (tied layers, buffers) is not written.
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     faults = Layout(wanted, frozenset(state)).misfits(shapes)
