@@ -1,0 +1,1 @@
+"""Training data: formats, sampling, rendering, dynamic resolution, packing."""

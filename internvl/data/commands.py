@@ -1,0 +1,51 @@
+"""The sub-commands of `internvl data`: validate, preview, pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Meta = Annotated[Path, typer.Argument(metavar="META", help="Meta file, see docs/data.md.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="PATH_OR_ID", help="Whose tokenizer and tiles; the demo's."),
+]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="Samples of each dataset; all if not given.")
+]
+
+
+def pack(
+    meta: Meta,
+    model: Model = None,
+    context: Annotated[int, typer.Option(min=1, help="Tokens of a row.")] = 16384,
+    max_tiles: Annotated[int, typer.Option(min=1, help="Tiles of a row.")] = 48,
+    samples: Annotated[int, typer.Option(min=1, help="Samples to measure.")] = 20_000,
+    buffer: Annotated[
+        int, typer.Option(min=1, help="Open packs of the rules that keep some.")
+    ] = 20,
+    window: Annotated[int, typer.Option(min=2, help="Samples of the rule best_fit.")] = 64,
+    report: Annotated[
+        Path | None, typer.Option(metavar="PICTURE", help="Draw the fill into this PNG or SVG.")
+    ] = None,
+) -> None:
+    """Measure samples and tell how full each packing rule makes its rows."""
+    from internvl import hub
+    from internvl.data import pack_report
+    from internvl.data.examples import ExampleMaker
+    from internvl.data.measure import measure_items
+    from internvl.data.mixture import Mixture, load_meta
+    from internvl.data.packing import Limits
+
+    limits = Limits(context, max_tiles)
+    mixture, maker = Mixture(load_meta(meta)), ExampleMaker(hub.prepare(model))
+    items = measure_items(mixture, maker, limits, samples)
+    reports = pack_report.compare_rules(items, limits, buffer=buffer, window=window)
+    typer.echo(pack_report.text_table(reports))
+    if report is not None:
+        typer.echo(f"drawn  {pack_report.draw(reports, report)}")
+
+
+COMMANDS: tuple[Any, ...] = (pack,)
