@@ -1,6 +1,7 @@
 """The command line: `python -m internvl chat | explain | doctor`, thin calls into modules.
 
-Those for checkpoints (adopt, verify, export, ...) stand in internvl/checkpoints/commands.py.
+Those for checkpoints (adopt, verify, ...), data and training stand in commands.py of their
+packages.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from internvl.checkpoints.commands import COMMANDS
+from internvl.data import commands as data_commands
+from internvl.training import commands as training_commands
 
 if TYPE_CHECKING:  # torch and transformers are imported by the commands that need them
     from internvl.chat.media import Limits, Media
@@ -360,6 +363,20 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 for _command in COMMANDS:
     app.command()(_guarded(_command))
+
+_data = typer.Typer(help="Look at training data.", no_args_is_help=True)
+for _command in data_commands.COMMANDS:
+    _data.command()(_guarded(_command))
+app.add_typer(_data, name="data")
+
+_train = typer.Typer(
+    help="Train: `internvl train RECIPE.yaml`, and what makes checkpoints to start from.",
+    cls=training_commands.RecipeGroup,
+    no_args_is_help=True,
+)
+for _command in training_commands.COMMANDS:
+    _train.command()(_guarded(_command))
+app.add_typer(_train, name="train")
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
-"""Command line of the demo checkpoint: tokenizer, pretrain, train, release, evaluate."""
+"""Command line of the demo checkpoint: tokenizer, stage0, data, start, release,
+evaluate."""
 
 from __future__ import annotations
 
@@ -9,19 +10,11 @@ import tempfile
 from pathlib import Path
 
 from internvl import hub
-from internvl.training.demo import (
-    dense,
-    digits,
-    evaluate,
-    examples,
-    parallel,
-    qa,
-    release,
-    tokenizer,
-)
+from internvl.training.demo import archives
 
 logger = logging.getLogger(__name__)
 DEMO = hub.REPOSITORY / "demo"
+RECIPE = hub.REPOSITORY / "recipes" / "demo" / "stage0.yaml"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,61 +24,60 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("tokenizer", help="train the tokenizer and write its files")
     one.add_argument("--demo", type=Path, default=DEMO)
 
-    for name, text in (
-        ("pretrain", "stage 0: the ViT on dense labels"),
-        ("train", "stages 1 and 2: questions and answers"),
-    ):
-        one = commands.add_parser(name, help=f"{text}; resumes from what OUT holds")
-        one.add_argument("--out", type=Path, required=True, help="folder of the run")
-        one.add_argument("--demo", type=Path, default=DEMO, help="folder with the tokenizer")
-        one.add_argument("--cache", type=Path, default=digits.DEFAULT_CACHE)
-        one.add_argument("--processes", type=int, default=1, help="single-threaded processes")
-        one.add_argument("--workers", type=int, default=1, help="data processes of each")
-        one.add_argument("--steps", type=int, help="length of the schedule")
-
-    one = commands.add_parser("release", help="write a trained checkpoint as a Hub folder")
+    one = commands.add_parser("stage0", help="the ViT on dense labels; resumes what OUT holds")
     one.add_argument("--out", type=Path, required=True, help="folder of the run")
-    one.add_argument("--demo", type=Path, default=DEMO)
-    one.add_argument("--last", action="store_true", help="the last weights, not their average")
+    one.add_argument("--recipe", type=Path, default=RECIPE)
+    one.add_argument("--start", type=Path, default=DEMO, help="checkpoint whose ViT is the start")
+    one.add_argument("--cache", type=Path, default=archives.DEFAULT_CACHE)
+    one.add_argument("--workers", type=int, default=1, help="data processes")
 
-    one = commands.add_parser("examples", help="draw examples/ and write its questions.json")
-    one.add_argument("--folder", type=Path, default=hub.REPOSITORY / "examples")
-    one.add_argument("--cache", type=Path, default=digits.DEFAULT_CACHE)
+    one = commands.add_parser("data", help="write the training data: meta files, JSONL, pictures")
+    one.add_argument("--out", type=Path, required=True, help="target folder")
+    one.add_argument("--seed", type=int, default=1)
+    one.add_argument("--scale", type=float, default=1.0, help="share of the full sizes")
+    one.add_argument("--only", nargs="*", help="only these datasets")
+    one.add_argument("--cache", type=Path, default=archives.DEFAULT_CACHE)
+    one.add_argument("--processes", type=int, default=1)
+
+    one = commands.add_parser("start", help="a folder to begin stage 1 with: DEMO with a new ViT")
+    one.add_argument("--vision", type=Path, required=True, help="vit.safetensors of stage 0")
+    one.add_argument("--out", type=Path, required=True, help="target folder")
+    one.add_argument("--demo", type=Path, default=DEMO)
+
+    one = commands.add_parser("release", help="put trained weights into DEMO, in bfloat16")
+    one.add_argument("--checkpoint", type=Path, required=True, help="trained folder")
+    one.add_argument("--demo", type=Path, default=DEMO)
 
     one = commands.add_parser("evaluate", help="held-out accuracy per task, through chat and files")
-    one.add_argument("--demo", type=Path, default=DEMO)
-    one.add_argument("--cache", type=Path, default=digits.DEFAULT_CACHE)
-    one.add_argument("--count", type=int, default=200, help="cases per task")
-    one.add_argument("--seed", type=int, default=evaluate.SEED)
+    one.add_argument("--model", type=Path, default=DEMO, help="checkpoint folder")
     one.add_argument("--tasks", nargs="*", help="only these")
-    one.add_argument("--no-digits", action="store_true", help="leave out what needs the archives")
-    one.add_argument("--blind", action="store_true", help="swap the pictures: what guessing gets")
-    one.add_argument("--write", action="store_true", help="put the table into README.md of DEMO")
+    one.add_argument("--n", type=int, default=500, help="cases per task")
+    one.add_argument("--seed", type=int, help="of the cases; the table has its own")
+    one.add_argument("--no-blind", action="store_true", help="leave out the swapped pictures")
+    one.add_argument("--cache", type=Path, default=archives.DEFAULT_CACHE)
+    one.add_argument("--json", type=Path, help="also write the results here")
+    one.add_argument("--write", action="store_true", help="put the table into README.md of MODEL")
     return parser
 
 
-def _train(args: argparse.Namespace) -> None:
-    changes = {"steps": args.steps} if args.steps else {}
-    if args.command == "pretrain":
-        arguments = (dense.DensePlan(**changes), args.out, args.cache, args.workers)
-        parallel.launch(dense.train_dense, arguments, processes=args.processes)
-        return
-    tokens = args.demo / "tokenizer.json"
-    arguments = (qa.QAPlan(**changes), args.out, tokens, args.cache, args.workers)
-    parallel.launch(qa.train_qa, arguments, processes=args.processes)
-
-
 def _evaluate(args: argparse.Namespace) -> None:
-    loaded = hub.load(args.demo)
-    source = None if args.no_digits else digits.load("test", args.cache)
-    tasks = set(args.tasks) if args.tasks else None
+    import torch
+
+    from internvl.training.demo import evaluate
+
+    torch.set_num_threads(1)
+    held = evaluate.Held.load(args.cache)
+    seed = evaluate.SEED if args.seed is None else args.seed
     with tempfile.TemporaryDirectory() as folder:
         results = evaluate.evaluate(
-            loaded, Path(folder), args.count, source, seed=args.seed, tasks=tasks, blind=args.blind
-        )
+            hub.load(args.model), Path(folder), args.n, held, seed=seed, tasks=args.tasks,
+            blind=not args.no_blind,
+        )  # fmt: skip
     sys.stdout.write(evaluate.table(results) + "\n")
+    if args.json:
+        evaluate.write_results(args.json, results, seed=seed)
     if args.write:
-        evaluate.write_table(args.demo / "README.md", results)
+        evaluate.write_table(args.model / "README.md", results)
 
 
 def main() -> None:
@@ -93,14 +85,29 @@ def main() -> None:
     args = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     if args.command == "tokenizer":
+        from internvl.training.demo import tokenizer
+
         tokenizer.save(tokenizer.build(), args.demo)
-    elif args.command in ("pretrain", "train"):
-        args.out.mkdir(parents=True, exist_ok=True)
-        _train(args)
-    elif args.command == "release":
-        release.release(args.out / "qa.pt", args.demo, averaged=not args.last)
-    elif args.command == "examples":
-        examples.write_examples(args.folder, args.cache)
+    elif args.command == "stage0":
+        from internvl.training.demo import stage0
+
+        plan = stage0.Stage0Plan.read(args.recipe)
+        stage0.train(plan, args.out, args.start, args.cache, args.workers)
+    elif args.command == "data":
+        from internvl.training.demo import builder
+
+        only = set(args.only) if args.only else None
+        builder.build(
+            args.out, seed=args.seed, scale=args.scale, cache=args.cache,
+            processes=args.processes, only=only,
+        )  # fmt: skip
+    elif args.command in ("start", "release"):
+        from internvl.training.demo import release
+
+        if args.command == "start":
+            release.start(args.demo, args.vision, args.out)
+        else:
+            release.release(args.checkpoint, args.demo)
     else:
         _evaluate(args)
 

@@ -1,18 +1,17 @@
 """Stage 0: the ViT learns to say, per patch, what it covers (dense supervision, no text).
 
-One linear head on the raw last layer; eight label maps per picture. A ViT trained this way already
-knows shape, colour, digit and place when the question-answer training starts.
+One linear head on the raw last layer; the label maps of ``labels``. The report starts from a
+contrastively pre-trained InternViT; a ViT trained this way already knows shape, colour, digit,
+character and place when the question-answer training starts.
 """
 
 # N tiles   P patches per tile   C ViT width
 
 from __future__ import annotations
 
-import json
-import logging
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,248 +19,198 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from internvl.training.demo import digits, feed, scenes
-from internvl.training.demo.digits import Digits
-from internvl.training.demo.network import DemoShape, DemoVision, normalise
-from internvl.training.demo.optim import optimisers, schedule, set_rates
-from internvl.training.demo.parallel import FlatGradients, Group
-from internvl.training.demo.scenes import COLOURS, SHAPES, Scene, pick
-
-logger = logging.getLogger(__name__)
-
-SIDE = 8  # patches per tile side
-BINS = 16  # classes of the x and y maps: 7 px each
-# name, classes (background last where there is one), weight of the background class
-MAPS = (
-    ("shape", len(SHAPES) + 1, 0.3),
-    ("colour", len(COLOURS) + 1, 0.3),
-    ("centre_shape", len(SHAPES) + 1, 0.1),
-    ("centre_colour", len(COLOURS) + 1, 0.1),
-    ("centre_digit", 11, 0.1),
-    ("digit", 11, 0.3),
-    ("x", BINS, 0.0),
-    ("y", BINS, 0.0),
+from internvl.training.demo import drawings, scenes
+from internvl.training.demo.drawings import Drawing
+from internvl.training.demo.labels import (
+    IGNORE,
+    LETTERS,
+    MAPS,
+    WHOLE,
+    WIDTH,
+    Window,
+    label_maps,
 )
-IGNORE = -100
-_CENTRES = (np.arange(SIDE) + 0.5) / SIDE
-WIDTH = sum(classes for _, classes, _ in MAPS)
+from internvl.training.demo.material import Sources
+from internvl.training.demo.scenes import TILE, pick
+
+# letters that words are made of, rare ones a little more often than English has them
+_LETTER_SHARES = np.array([
+    8, 3, 4, 4, 10, 3, 3, 4, 7, 2, 3, 5, 4, 6, 7, 3, 2, 6, 6, 7, 4, 2, 3, 2, 3, 2,
+], float)  # fmt: skip
+_LETTER_SHARES /= _LETTER_SHARES.sum()
 
 
-def label_maps(scene: Scene) -> np.ndarray:
-    """(8 maps, SIDE * SIDE patches) int64 targets of a scene, rows of ``MAPS``."""
-    maps = np.empty((len(MAPS), SIDE, SIDE), np.int64)
-    for index, (_, classes, background) in enumerate(MAPS):
-        maps[index] = classes - 1 if background else IGNORE
-    short = min(scene.width, scene.height)
-    for item in scene.items:
-        reach = (0.3 if item.digit >= 0 else 0.36) * item.size
-        dx = (_CENTRES[None, :] - item.x) * (scene.width / short)
-        dy = (_CENTRES[:, None] - item.y) * (scene.height / short)
-        covered = np.hypot(dx, dy) <= reach
-        row, column = (min(SIDE - 1, int(v * SIDE)) for v in (item.y, item.x))
-        covered[row, column] = True
-        if item.digit >= 0:
-            maps[5][covered] = item.digit
-            maps[4, row, column] = item.digit
-        else:
-            shape, colour = SHAPES.index(item.shape), COLOURS.index(item.colour)
-            maps[0][covered], maps[1][covered] = shape, colour
-            maps[2, row, column], maps[3, row, column] = shape, colour
-        maps[6][covered] = min(BINS - 1, int(item.x * BINS))
-        maps[7][covered] = min(BINS - 1, int(item.y * BINS))
-    return maps.reshape(len(MAPS), -1)
+def random_text(rng: np.random.Generator, longest: int = 8) -> str:
+    """Random letters, or (30 %) random digits: the ViT learns characters, not words."""
+    length = int(rng.integers(1, longest + 1))
+    if rng.random() < 0.3:
+        return "".join(str(v) for v in rng.integers(0, 10, length))
+    if rng.random() < 0.5:
+        return "".join(rng.choice(list(LETTERS), length, p=_LETTER_SHARES))
+    return "".join(rng.choice(list(LETTERS), length))
 
 
-def digit_picture_image(
-    rng: np.random.Generator, source: Digits, count: int | None = None, *, uci: float = 0.12
-) -> tuple[Scene, Image.Image]:
-    """A digit scene and its picture; 30 % of the lone digits are the bare 28x28 frame, as files
-    often are.
-
-    Args:
-        rng: Source of randomness.
-        source: Where the handwriting comes from.
-        count: Digits in the picture; None draws 1-3.
-        uci: Share of UCI digits.
-    """
-    if count is None:
-        count = int(pick(rng, (1, 1, 1, 2, 3)))
-    pairs = [source.sample(rng, uci=uci) for _ in range(count)]
-    glyphs, labels = [g for g, _ in pairs], [label for _, label in pairs]
-    if count == 1 and rng.random() < 0.3:
-        return _bare_digit(rng, glyphs[0], labels[0])
-    scene = scenes.digit_scene(rng, labels)
-    return scene, scenes.draw_scene(scene, rng, glyphs)
+Tile = tuple[np.ndarray, np.ndarray]  # (S, S, 3) uint8 and (maps, P) int64
 
 
-def digit_picture(
-    rng: np.random.Generator, source: Digits, count: int | None = None
-) -> tuple[Scene, np.ndarray]:
-    """``digit_picture_image`` with the picture made into a tile."""
-    scene, image = digit_picture_image(rng, source, count)
-    return scene, scenes.to_tile(image, rng)
+def _whole(drawing: Drawing, rng: np.random.Generator) -> Tile:
+    return scenes.to_tile(drawing.image, rng), label_maps(drawing.marks)
 
 
-def _bare_digit(
-    rng: np.random.Generator, glyph: np.ndarray, label: int
-) -> tuple[Scene, Image.Image]:
-    ink = glyph if rng.random() < 0.6 else 255 - glyph
-    side = 28 * int(pick(rng, (1, 2, 4, 5, 8)))
-    how = Image.Resampling.NEAREST if rng.random() < 0.3 else Image.Resampling.BICUBIC
-    image = Image.fromarray(ink).convert("RGB").resize((side, side), how)
-    scene = Scene((scenes.Item(0.5, 0.5, 1.0, (0, 0, 0), digit=label),), (0, 0, 0), side, side)
-    return scene, image
+def cut(drawing: Drawing, rng: np.random.Generator, columns: int, column: int) -> Tile:
+    """Tile ``column`` of a picture that dynamic resolution cuts into ``columns`` side by side."""
+    image = drawing.image
+    if rng.random() < 0.2:
+        image = scenes.jpeg(image, int(rng.integers(60, 96)))
+    image = image.resize((TILE * columns, TILE), Image.Resampling.BICUBIC)
+    window: Window = (column / columns, 0.0, 1 / columns, 1.0)
+    tile = np.asarray(image.crop((TILE * column, 0, TILE * (column + 1), TILE)))
+    return tile, label_maps(drawing.marks, window if columns > 1 else WHOLE)
+
+
+def words_tile(rng: np.random.Generator, sources: Sources) -> Tile:
+    """A tile of printed text: a wide picture's part (mostly), its thumbnail, or a square page."""
+    kind = rng.random()
+    if kind < 0.5:  # one word on a wide picture, cut into two or three tiles
+        columns = int(pick(rng, (2, 3)))
+        height = int(rng.integers(60, 200))
+        aspect = columns * float(rng.uniform(0.8, 1.2))
+        lines = [random_text(rng) for _ in range(int(pick(rng, (1, 1, 2, 3))))]
+        if len(lines) == 1 and rng.random() < 0.5:
+            lines = [random_text(rng, 6)]
+        drawing = drawings.words(rng, sources.fonts, lines, (round(height * aspect), height))
+        return cut(drawing, rng, columns, int(rng.integers(columns)))
+    side = int(rng.integers(90, 300))
+    if kind < 0.6:  # a thumbnail: the letters are squeezed
+        size = (round(side * float(rng.uniform(1.6, 2.6))), side)
+        lines = [random_text(rng, 6) for _ in range(int(pick(rng, (1, 1, 2))))]
+        return _whole(drawings.words(rng, sources.fonts, lines, size), rng)
+    count = int(pick(rng, (1, 2, 3, 4, 5)))
+    lines = [random_text(rng, 4 + count) for _ in range(count)]
+    size = (side, round(side * float(rng.uniform(0.8, 1.25))))
+    return _whole(drawings.words(rng, sources.fonts, lines, size), rng)
+
+
+def digits_tile(rng: np.random.Generator, sources: Sources) -> Tile:
+    """One to three handwritten digits."""
+    count = int(pick(rng, (1, 2, 2, 3, 3, 3)))
+    row = count > 1 and bool(rng.random() < 0.6)
+    return _whole(drawings.handwriting(rng, sources.digits, count, row=row)[0], rng)
+
+
+def shapes_tile(rng: np.random.Generator, sources: Sources) -> Tile:
+    """One to nine shapes."""
+    return _whole(drawings.of_scene(scenes.shape_scene(rng, int(rng.integers(1, 10))), rng), rng)
+
+
+def named_tile(rng: np.random.Generator, sources: Sources) -> Tile:
+    """Emoji and flags, one to three; or a photograph."""
+    if rng.random() < 0.22:
+        return _whole(drawings.photo(rng, pick(rng, sources.pictures["photo"])), rng)
+    pool = sources.pictures["flag" if rng.random() < 0.3 else "emoji"]
+    found = [pick(rng, pool) for _ in range(int(pick(rng, (1, 1, 2, 3))))]
+    return _whole(drawings.named(rng, found), rng)
+
+
+def chart_tile(rng: np.random.Generator, sources: Sources) -> Tile:
+    """A bar chart."""
+    return _whole(drawings.chart(rng, drawings.sample_chart(rng), sources.fonts), rng)
+
+
+TileMaker = Callable[[np.random.Generator, Sources], Tile]
+KINDS: dict[str, tuple[float, TileMaker]] = {
+    "words": (0.46, words_tile),
+    "digits": (0.16, digits_tile),
+    "shapes": (0.12, shapes_tile),
+    "named": (0.18, named_tile),
+    "charts": (0.08, chart_tile),
+}
 
 
 @dataclass(frozen=True)
 class DenseData:
     """Makes stage-0 batches; callable as ``feed.batches`` wants it."""
 
-    digits: Digits
-    batch: int = 64
-    digit_share: float = 0.5
+    sources: Sources
+    batch: int = 48
+    kind: str | None = None  # all of this kind
 
     def __call__(self, rng: np.random.Generator, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Tiles (batch, S, S, 3) uint8 and targets (batch, maps, P)."""
-        tiles, targets = [], []
-        for _ in range(self.batch):
-            if rng.random() < self.digit_share:
-                scene, tile = digit_picture(rng, self.digits)
-            else:
-                scene = scenes.shape_scene(rng)
-                tile = scenes.to_tile(scenes.draw_scene(scene, rng), rng)
-            tiles.append(tile)
-            targets.append(label_maps(scene))
-        return np.stack(tiles), np.stack(targets)
+        names = list(KINDS)
+        shares = np.array([share for share, _ in KINDS.values()])
+        chosen = rng.choice(len(names), self.batch, p=shares / shares.sum())
+        made = [KINDS[self.kind or names[int(index)]][1](rng, self.sources) for index in chosen]
+        return np.stack([tile for tile, _ in made]), np.stack([maps for _, maps in made])
+
+
+def normalise(tiles: Tensor) -> Tensor:
+    """(N, S, S, 3) uint8 tiles to (N, 3, S, S) float32, ImageNet mean and standard deviation."""
+    mean = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
+    std = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
+    return (tiles.permute(0, 3, 1, 2).float().div(255) - mean) / std
 
 
 class DenseModel(nn.Module):
-    """The ViT and one linear head for all label maps."""
+    """A ViT and one linear head for all label maps."""
 
-    def __init__(self, shape: DemoShape):
+    def __init__(self, vision_model: Any, generator: torch.Generator):
         super().__init__()
-        self.vision_model = DemoVision(shape)
-        self.head = nn.Linear(shape.vision_width, WIDTH)
+        self.vision_model = vision_model
+        self.head = nn.Linear(vision_model.config.hidden_size, WIDTH)
+        nn.init.normal_(self.head.weight, 0, 0.02, generator=generator)
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """Logits of all maps side by side, (N, P, WIDTH)."""
-        return self.head(self.vision_model(normalise(tiles)))
+        """Logits of all maps side by side, (N, P, WIDTH), from uint8 tiles (N, S, S, 3)."""
+        features = self.vision_model(pixel_values=normalise(tiles)).last_hidden_state
+        return self.head(features[:, 1:])
+
+
+def _parts(logits: Tensor) -> tuple[Tensor, ...]:
+    return logits.split([classes for classes, _ in MAPS.values()], dim=-1)
 
 
 def dense_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Sum over the maps of the weighted cross-entropy; logits (N, P, WIDTH), targets (N, maps,
     P)."""
     total = logits.new_zeros(())
-    for index, part in enumerate(logits.split([classes for _, classes, _ in MAPS], dim=-1)):
-        _, classes, background = MAPS[index]
-        weight = torch.ones(classes)
-        if background:
-            weight[-1] = background
+    for index, (part, (classes, background)) in enumerate(
+        zip(_parts(logits), MAPS.values(), strict=True)
+    ):
         target = targets[:, index].reshape(-1)
-        if bool((target != IGNORE).any()):
-            total = total + F.cross_entropy(
-                part.reshape(-1, classes), target, weight=weight, ignore_index=IGNORE
-            )
+        part = part.reshape(-1, classes)
+        if not background:
+            keep = target != IGNORE
+            if bool(keep.any()):
+                total = total + F.cross_entropy(part[keep], target[keep])
+            continue
+        weight = torch.ones(classes)
+        weight[-1] = background
+        total = total + F.cross_entropy(part, target, weight=weight)
     return total
 
 
 @torch.no_grad()
-def dense_accuracy(model: DenseModel, batches: list[tuple[np.ndarray, np.ndarray]]) -> dict:
-    """Per map: share of right answers over the patches that are not background."""
+def dense_accuracy(
+    model: nn.Module, batches: list[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, float]:
+    """Per map: share of right answers over the patches that are not background; maps without any
+    are left out."""
     right, count = np.zeros(len(MAPS)), np.zeros(len(MAPS))
     for tiles, targets in batches:
         logits = model(torch.from_numpy(tiles))
-        for index, part in enumerate(logits.split([c for _, c, _ in MAPS], dim=-1)):
+        for index, (part, (classes, background)) in enumerate(
+            zip(_parts(logits), MAPS.values(), strict=True)
+        ):
             target = torch.from_numpy(targets[:, index])
             keep = target != IGNORE
-            if MAPS[index][2]:
-                keep &= target != MAPS[index][1] - 1
+            if background:
+                keep &= target != classes - 1
             right[index] += int((part.argmax(-1) == target)[keep].sum())
             count[index] += int(keep.sum())
-    return {name: round(float(right[i] / count[i]), 4) for i, (name, _, _) in enumerate(MAPS)}
-
-
-def load_state(path: Path, model: nn.Module, optims: list) -> dict:
-    """Load what ``save_state`` wrote into the model and its optimisers; returns the whole
-    record."""
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    for optim, saved in zip(optims, state["optims"], strict=True):
-        optim.load_state_dict(saved)
-    return state
-
-
-@dataclass(frozen=True)
-class DensePlan:
-    """Hyper-parameters of stage 0."""
-
-    steps: int = 2000
-    batch: int = 64
-    seed: int = 11
-    lr_matrix: float = 2e-3
-    lr_rest: float = 1e-3
-    warmup: int = 60
-    flat: float = 0.4
-    evaluate_every: int = 300
-    held_out: int = 8  # batches of 64 pictures
-    save_every: int = 200
-
-
-def save_state(path: Path, model: nn.Module, optims: list, step: int, **extra) -> None:
-    """Write a resumable checkpoint atomically (weights, optimiser states, step)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    blob = {"model": model.state_dict(), "optims": [o.state_dict() for o in optims], "step": step}
-    torch.save(blob | extra, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
-
-
-def train_dense(plan: DensePlan, out: Path, cache: Path, workers: int = 1) -> None:
-    """Run (or resume) stage 0 in one process of a group; rank 0 writes ``stage0.pt``,
-    ``stage0.jsonl``.
-
-    Args:
-        plan: Hyper-parameters.
-        out: Folder of the run.
-        cache: Folder of the digit archives.
-        workers: Data processes beside this one.
-    """
-    group, path = Group(), out / "stage0.pt"
-    train, test = digits.load("train", cache), digits.load("test", cache)
-    size = plan.batch // group.world
-    model = DenseModel(DemoShape())
-    generator = torch.Generator().manual_seed(plan.seed)
-    model.vision_model.initialise(generator)
-    nn.init.normal_(model.head.weight, 0, 0.02, generator=generator)
-    nn.init.zeros_(model.head.bias)
-    optims = optimisers(model, group, lr_matrix=plan.lr_matrix, lr_rest=plan.lr_rest)
-    gradients = FlatGradients(model)
-    step = load_state(path, model, optims)["step"] if path.exists() else 0
-    held_out = [DenseData(test, 64)(feed.step_rng(31337, k), k) for k in range(plan.held_out)]
-    stream = feed.batches(
-        DenseData(train, size), seed=plan.seed + 1000 * group.rank, start=step, workers=workers
-    )
-    began, first = time.monotonic(), step
-    while step < plan.steps and not group.stopping():
-        _, (tiles, targets) = next(stream)
-        set_rates(optims, schedule(step / plan.steps, step, warmup=plan.warmup, flat=plan.flat))
-        loss = dense_loss(model(torch.from_numpy(tiles)), torch.from_numpy(targets))
-        gradients.zero()
-        loss.backward()
-        gradients.average(group)
-        for optim in optims:
-            optim.step()
-        step += 1
-        if group.rank:
-            continue
-        if step % 20 == 0:
-            rate = (step - first) * plan.batch / (time.monotonic() - began)
-            logger.info("stage 0 step %d loss %.3f %.0f images/s", step, float(loss), rate)
-        if step % plan.save_every == 0:
-            save_state(path, model, optims, step)
-        if step % plan.evaluate_every == 0 or step == plan.steps:
-            accuracy = dense_accuracy(model, held_out)
-            logger.info("stage 0 step %d %s", step, accuracy)
-            with (out / "stage0.jsonl").open("a") as log:
-                log.write(json.dumps({"step": step, "accuracy": accuracy}) + "\n")
-    if group.rank == 0:
-        save_state(path, model, optims, step)
+    return {
+        name: round(float(right[row] / count[row]), 4)
+        for row, name in enumerate(MAPS)
+        if count[row]
+    }

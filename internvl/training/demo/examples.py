@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from internvl.training.demo import digits, scenes
+from internvl.training.demo.archives import DEFAULT_CACHE
 from internvl.training.demo.scenes import ANCHORS, Item, Scene
 
 WHITE, CREAM, NIGHT = (255, 255, 255), (250, 243, 224), (22, 26, 44)
@@ -114,7 +116,7 @@ def write_clip(path: Path, count: int = 16, rate: int = 8) -> None:
 
     name = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(name, rate=rate)
+        stream: Any = container.add_stream(name, rate=rate)
         stream.width = stream.height = 336
         stream.pix_fmt = "yuv420p"
         for image in clip_frames(count):
@@ -124,7 +126,7 @@ def write_clip(path: Path, count: int = 16, rate: int = 8) -> None:
             container.mux(packet)
 
 
-def write_examples(folder: Path, cache: Path = digits.DEFAULT_CACHE) -> None:
+def write_examples(folder: Path, cache: Path = DEFAULT_CACHE) -> None:
     """Write the pictures, the clip and questions.json.
 
     Args:
@@ -135,7 +137,7 @@ def write_examples(folder: Path, cache: Path = digits.DEFAULT_CACHE) -> None:
     rng = np.random.default_rng(SEED)
     for name, scene in SCENES.items():
         image = scenes.draw_scene(scene, rng)
-        image.save(folder / name, **({"quality": 90} if name.endswith(".jpg") else {}))
+        image.save(folder / name, quality=90)  # PNG has no quality and ignores it
     images, labels = digits.uci_images(cache)
     glyph = digits.uci_glyph(images[int(np.flatnonzero(labels == 7)[0])])
     picture = Image.fromarray(255 - glyph).resize((336, 336), Image.Resampling.BICUBIC)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from queue import Empty
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ def step_rng(seed: int, step: int) -> np.random.Generator:
     return np.random.default_rng([seed, step])
 
 
-def _work(make: Callable, queue, seed: int, first: int, stride: int, niceness: int) -> None:
+def _work(make: Callable, queue: Any, seed: int, first: int, stride: int, niceness: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the trainer's save-and-stop handler
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(niceness)
@@ -35,7 +36,7 @@ def batches(
     ahead: int = 6,
     niceness: int = 0,
     patience: float = 600.0,
-) -> Iterator[tuple[int, object]]:
+) -> Generator[tuple[int, Any], None, None]:
     """Yield ``(step, make(rng, step))`` for step = start, start + 1, ... for ever.
 
     With ``workers=0`` batches are made in this process. Workers end with the iterator.

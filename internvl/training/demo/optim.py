@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-
-from internvl.training.demo.parallel import Group
 
 
 def orthogonalise(gradient: Tensor, steps: int = 5) -> Tensor:
@@ -24,41 +25,31 @@ def orthogonalise(gradient: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised; the update's RMS is matched to AdamW's (0.2 * sqrt(longer side)).
-
-    The processes of ``workers`` share the orthogonalising: each does every world-th matrix.
-    """
+    """Momentum, orthogonalised; the update's RMS is that of AdamW (0.2 * sqrt(longer side))."""
 
     def __init__(
-        self, params, lr: float, workers: Group, momentum: float = 0.95, weight_decay: float = 0.05
+        self,
+        params: Iterable,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.05,
     ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.workers = workers
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
-        """One update of every group whose learning rate is not zero."""
-        jobs = [(w, group) for group in self.param_groups if group["lr"] for w in group["params"]]
-        if not jobs:
-            return
-        flat = torch.zeros(sum(weight.numel() for weight, _ in jobs))
-        offset = 0
-        for index, (weight, group) in enumerate(jobs):
-            state = self.state[weight]
-            if "momentum" not in state:
-                state["momentum"] = torch.zeros_like(weight)
-            state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-            if index % self.workers.world == self.workers.rank:
-                update = weight.grad.lerp(state["momentum"], group["momentum"])
-                flat[offset : offset + weight.numel()] = orthogonalise(update).flatten()
-            offset += weight.numel()
-        self.workers.sum(flat)
-        for (weight, group), update in zip(
-            jobs, flat.split([weight.numel() for weight, _ in jobs]), strict=True
-        ):
-            scale = group["lr"] * 0.2 * max(weight.shape) ** 0.5
-            weight.mul_(1 - group["lr"] * group["weight_decay"])
-            weight.add_(update.view_as(weight), alpha=-scale)
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update of every weight that has a gradient."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(weight)
+                state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+                update = orthogonalise(weight.grad.lerp(state["momentum"], group["momentum"]))
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(update, alpha=-group["lr"] * 0.2 * max(weight.shape) ** 0.5)
 
 
 def _is_matrix(name: str, weight: Tensor) -> bool:
@@ -67,29 +58,19 @@ def _is_matrix(name: str, weight: Tensor) -> bool:
 
 
 def optimisers(
-    model: nn.Module, workers: Group, *, lr_matrix: float, lr_rest: float,
-    weight_decay: float = 0.05,
-) -> list[torch.optim.Optimizer]:  # fmt: skip
-    """Muon on the wide matrices, AdamW on everything else; groups keep ``base_lr`` and
-    ``vision``."""
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for name, weight in model.named_parameters():
-        key = (_is_matrix(name, weight), "vision_model" in name)
-        groups.setdefault(key, []).append(weight)
-    out: list[torch.optim.Optimizer] = []
-    for matrix, rate in ((True, lr_matrix), (False, lr_rest)):
-        parts = [
-            {"params": weights, "lr": rate, "base_lr": rate, "vision": vision}
-            for (is_matrix, vision), weights in groups.items()
-            if is_matrix == matrix
-        ]
-        if matrix:
-            out.append(Muon(parts, rate, workers, weight_decay=weight_decay))
-        else:
-            out.append(
-                torch.optim.AdamW(parts, lr=rate, betas=(0.9, 0.98), weight_decay=weight_decay)
-            )
-    return out
+    model: nn.Module, *, lr_matrix: float, lr_rest: float, weight_decay: float = 0.05
+) -> list[torch.optim.Optimizer]:
+    """Muon on the wide matrices, AdamW on everything else; groups keep ``base_lr``."""
+    matrices = [w for name, w in model.named_parameters() if _is_matrix(name, w)]
+    rest = [w for name, w in model.named_parameters() if not _is_matrix(name, w)]
+    parts = [
+        [{"params": weights, "lr": rate, "base_lr": rate}]
+        for weights, rate in ((matrices, lr_matrix), (rest, lr_rest))
+    ]
+    return [
+        Muon(parts[0], lr_matrix, weight_decay=weight_decay),
+        torch.optim.AdamW(parts[1], lr=lr_rest, betas=(0.9, 0.98), weight_decay=weight_decay),
+    ]
 
 
 def schedule(progress: float, step: int, *, warmup: int, flat: float, floor: float = 0.03) -> float:
@@ -101,8 +82,8 @@ def schedule(progress: float, step: int, *, warmup: int, flat: float, floor: flo
     return rise * max(floor, 1 - (1 - floor) * (progress - flat) / (1 - flat))
 
 
-def set_rates(optims: list[torch.optim.Optimizer], factor: float, vision: float = 1.0) -> None:
-    """Scale every group's base rate by ``factor``, the vision model's also by ``vision``."""
+def set_rates(optims: list[torch.optim.Optimizer], factor: float) -> None:
+    """Scale every group's base rate by ``factor``."""
     for optim in optims:
         for group in optim.param_groups:
-            group["lr"] = group["base_lr"] * factor * (vision if group["vision"] else 1.0)
+            group["lr"] = group["base_lr"] * factor

@@ -121,6 +121,102 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "Where is the {any} in {f}?", "In {f}, where is the {any}?",
         "Where is the {any} located in {f}?", "In which corner is the {any} in {f}?",
     ),
+    "box": (
+        "Please provide the bounding box coordinate of the region this sentence describes: "
+        "<ref>{o}</ref>",
+    ),
+    "number": (
+        "What number is this?", "Which number is written here?", "Read the number.",
+        "What number is shown?", "Which digits do you see?", "Read the digits.",
+        "What is the number in the image?", "Read the digits from left to right.",
+    ),
+    "digit_count": (
+        "How many digits are there?", "How many digits do you see?", "Count the digits.",
+        "How many digits are in the image?",
+    ),
+    "digit_at": (
+        "What is the {k} digit?", "Which digit is the {k} one?", "Which digit comes {k}?",
+    ),
+    "digit_exist": (
+        "Is there a {d}?", "Do you see a {d}?", "Is there a {d} in the image?",
+        "Does the image contain the digit {d}?",
+    ),
+    "word": (
+        "What does the text say?", "Read the text.", "What word is this?",
+        "Which word is written here?", "What is written in the image?", "Read the word.",
+        "What is the word in the image?", "What does it say?",
+    ),
+    "printed_number": (
+        "Read the number.", "What number is this?", "What number is printed here?",
+        "What does it say?", "What is written in the image?", "Which number do you see?",
+    ),
+    "letter_at": (
+        "What is the {k} letter?", "Which letter is the {k} one?", "Which letter comes {k}?",
+        "What is the {k} letter of the word?",
+    ),
+    "letter_count": (
+        "How many letters are there?", "How many letters does the word have?",
+        "Count the letters.", "How many letters are in the word?",
+    ),
+    "letter_exist": (
+        "Is there {a}?", "Does the word contain {a}?", "Do you see the letter {d}?",
+        "Is the letter {d} in the word?",
+    ),
+    "emoji": (
+        "What is this?", "What object is this?", "What is shown in the image?",
+        "What do you see?", "Which object is in the picture?", "What is in the picture?",
+        "Name the object.", "What does the emoji show?",
+    ),
+    "emoji_is": (
+        "Is this {a}?", "Does the image show {a}?", "Is there {a}?", "Do you see {a}?",
+        "Is there {a} in the image?",
+    ),
+    "emoji_where": (
+        "Where is the {o}?", "Where is the {o} in the image?",
+        "In which corner is the {o}?", "What is the position of the {o}?",
+    ),
+    "emoji_at": (
+        "What is at the {k}?", "Which object is at the {k}?", "What do you see at the {k}?",
+    ),
+    "flag": (
+        "Which country's flag is this?", "Whose flag is this?", "What flag is this?",
+        "Which flag is shown?", "To which country does this flag belong?",
+        "The flag of which country do you see?",
+    ),
+    "flag_is": (
+        "Is this the flag of {c}?", "Does the image show the flag of {c}?",
+        "Do you see the flag of {c}?",
+    ),
+    "highest": (
+        "Which bar is the highest?", "Which bar is highest?", "What color is the highest bar?",
+        "Which bar has the largest value?", "What is the color of the tallest bar?",
+        "Which color has the highest value?",
+    ),
+    "lowest": (
+        "Which bar is the lowest?", "Which bar is lowest?", "What color is the lowest bar?",
+        "Which bar has the smallest value?", "What is the color of the shortest bar?",
+        "Which color has the lowest value?",
+    ),
+    "value": (
+        "What is the value of the {c} bar?", "What value does the {c} bar have?",
+        "How high is the {c} bar?", "What is the value of {c}?", "Read the value of the {c} bar.",
+    ),
+    "bars": (
+        "How many bars are there?", "How many bars does the chart have?", "Count the bars.",
+        "How many bars do you see?",
+    ),
+    "higher": (
+        "Is the {c} bar higher than the {c2} bar?", "Is {c} higher than {c2}?",
+        "Does {c} have a larger value than {c2}?",
+    ),
+    "bar_at": (
+        "What color is the {k} bar?", "Which color does the {k} bar have?",
+        "What is the color of the {k} bar?",
+    ),
+    "photo": (
+        "What is this?", "What is shown in the photo?", "What do you see?",
+        "What is in the picture?", "What does the photo show?", "What is in the image?",
+    ),
 }  # fmt: skip
 
 TEXT_ONLY: tuple[tuple[tuple[str, ...], str], ...] = (

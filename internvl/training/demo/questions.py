@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from internvl.training.demo.phrasings import NO_PICTURE, PHRASINGS, RELATION_WORDS, TEXT_ONLY
-from internvl.training.demo.scenes import COLOURS, SHAPES, Item, Scene, pick
+from internvl.training.demo.scenes import COLOURS, SHAPES, Item, Scene, box, pick
 
 QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
@@ -104,7 +104,7 @@ def direction(a: Item, b: Item) -> str | None:
     return "above" if dy < 0 else "below"
 
 
-def _colour(rng, facts: ShapeFacts) -> QA | None:
+def _colour(rng: np.random.Generator, facts: ShapeFacts) -> QA | None:
     if len(facts.items) != 1:
         return None
     item = facts.items[0]
@@ -112,31 +112,31 @@ def _colour(rng, facts: ShapeFacts) -> QA | None:
     return ask(rng, "colour", item.colour, any=word)
 
 
-def _shape(rng, facts: ShapeFacts) -> QA | None:
+def _shape(rng: np.random.Generator, facts: ShapeFacts) -> QA | None:
     if len(facts.items) != 1:
         return None
     return ask(rng, "shape", facts.items[0].shape, c=facts.items[0].colour)
 
 
-def _colour_of(rng, facts: ShapeFacts) -> QA | None:
+def _colour_of(rng: np.random.Generator, facts: ShapeFacts) -> QA | None:
     item = pick(rng, facts.items)
     if len(facts.items) == 1 or facts.shapes[item.shape] != 1:
         return None
     return ask(rng, "colour_of", item.colour, s=item.shape)
 
 
-def _shape_of(rng, facts: ShapeFacts) -> QA | None:
+def _shape_of(rng: np.random.Generator, facts: ShapeFacts) -> QA | None:
     item = pick(rng, facts.items)
     if len(facts.items) == 1 or facts.colours[item.colour] != 1:
         return None
     return ask(rng, "shape_of", item.shape, c=item.colour)
 
 
-def _thing(rng, shape: str, colour: str) -> str:
+def _thing(rng: np.random.Generator, shape: str, colour: str) -> str:
     return f"{colour} {shape or pick(rng, ('object', 'shape'))}".strip()
 
 
-def _wanted(rng, facts: ShapeFacts, present: bool) -> tuple[str, str] | None:
+def _wanted(rng: np.random.Generator, facts: ShapeFacts, present: bool) -> tuple[str, str] | None:
     """(shape, colour) that is or is not in the scene; absent pairs often share one attribute with
     it."""
     for _ in range(12):
@@ -159,7 +159,7 @@ def _wanted(rng, facts: ShapeFacts, present: bool) -> tuple[str, str] | None:
     return None
 
 
-def _exist(rng, facts: ShapeFacts) -> QA | None:
+def _exist(rng: np.random.Generator, facts: ShapeFacts) -> QA | None:
     present = bool(rng.random() < 0.5)
     wanted = _wanted(rng, facts, present)
     if wanted is None:
@@ -168,11 +168,11 @@ def _exist(rng, facts: ShapeFacts) -> QA | None:
     return ask(rng, "exist", "yes" if present else "no", a=article(name), p=plural(name))
 
 
-def _count(rng, facts: ShapeFacts) -> QA | None:
+def _count(rng: np.random.Generator, facts: ShapeFacts) -> QA | None:
     return ask(rng, "count", str(len(facts.items)))
 
 
-def _count_sub(rng, facts: ShapeFacts) -> QA | None:
+def _count_sub(rng: np.random.Generator, facts: ShapeFacts) -> QA | None:
     values: dict[int, list[str]] = {}
     for shape in SHAPES:
         values.setdefault(facts.shapes[shape], []).append(plural(shape))
@@ -190,7 +190,7 @@ def plural(name: str) -> str:
     return f"{name}es" if name.endswith("s") else f"{name}s"
 
 
-def _position(rng, facts: ShapeFacts) -> QA | None:
+def _position(rng: np.random.Generator, facts: ShapeFacts) -> QA | None:
     item = pick(rng, facts.items)
     where, name = quadrant(item), facts.reference(rng, item)
     if where is None or name is None:
@@ -198,7 +198,7 @@ def _position(rng, facts: ShapeFacts) -> QA | None:
     return ask(rng, "position", where, o=name)
 
 
-def _two(rng, facts: ShapeFacts) -> tuple[str, str, str] | None:
+def _two(rng: np.random.Generator, facts: ShapeFacts) -> tuple[str, str, str] | None:
     if len(facts.items) < 2:
         return None
     for _ in range(6):
@@ -210,12 +210,12 @@ def _two(rng, facts: ShapeFacts) -> tuple[str, str, str] | None:
     return None
 
 
-def _relation(rng, facts: ShapeFacts) -> QA | None:
+def _relation(rng: np.random.Generator, facts: ShapeFacts) -> QA | None:
     found = _two(rng, facts)
     return found and ask(rng, "relation", found[2], o=found[0], o2=found[1])
 
 
-def _relation_yn(rng, facts: ShapeFacts) -> QA | None:
+def _relation_yn(rng: np.random.Generator, facts: ShapeFacts) -> QA | None:
     found = _two(rng, facts)
     if found is None:
         return None
@@ -228,7 +228,7 @@ def _relation_yn(rng, facts: ShapeFacts) -> QA | None:
     return ask(rng, "relation_yn", "yes" if true else "no", o=found[0], o2=found[1], r=words)
 
 
-def _describe(rng, facts: ShapeFacts) -> QA | None:
+def _describe(rng: np.random.Generator, facts: ShapeFacts) -> QA | None:
     items = sorted(facts.items, key=lambda item: item.x)
     names = [article(item.name) for item in items]
     if len(items) > 3:
@@ -264,6 +264,22 @@ def about_shapes(
             return found
 
 
+def about_box(rng: np.random.Generator, scene: Scene, facts: ShapeFacts) -> QA | None:
+    """Where a named object is, as a box of the form that ``internvl.grounding`` reads.
+
+    Coordinates are thousandths of the picture, rounded to hundredths: one thousandth of a tile is a
+    ninth of a pixel.
+    """
+    item = pick(rng, facts.items)
+    name = facts.reference(rng, item)
+    if name is None:
+        return None
+    numbers = [round(100 * min(1.0, max(0.0, edge))) * 10 for edge in box(item, scene)]
+    where = ", ".join(str(number) for number in numbers)
+    question = PHRASINGS["box"][0].format(o=name)
+    return QA("box", question, f"<ref>{name}</ref><box>[[{where}]]</box>")
+
+
 def about_digit(rng: np.random.Generator, label: int, task: str | None = None) -> QA:
     """A random question about a picture of one digit."""
     if task is None:
@@ -283,7 +299,7 @@ def image_name(rng: np.random.Generator, index: int) -> str:
     return f"Image-{index + 1}" if rng.random() < 0.5 else f"the {ORDINALS[index]} image"
 
 
-def _which(rng, pair: tuple[ShapeFacts, ShapeFacts]) -> QA | None:
+def _which(rng: np.random.Generator, pair: tuple[ShapeFacts, ShapeFacts]) -> QA | None:
     index = int(rng.integers(2))
     wanted = _wanted(rng, pair[index], True)
     if wanted is None or pair[1 - index].has(*wanted):
@@ -291,12 +307,12 @@ def _which(rng, pair: tuple[ShapeFacts, ShapeFacts]) -> QA | None:
     return ask(rng, "which", f"Image-{index + 1}", a=article(_thing(rng, *wanted)))
 
 
-def _more(rng, pair: tuple[ShapeFacts, ShapeFacts]) -> QA | None:
+def _more(rng: np.random.Generator, pair: tuple[ShapeFacts, ShapeFacts]) -> QA | None:
     first, second = (len(facts.items) for facts in pair)
     return None if first == second else ask(rng, "more", f"Image-{1 if first > second else 2}")
 
 
-def _pair_attribute(rng, pair: tuple[ShapeFacts, ShapeFacts]) -> QA | None:
+def _pair_attribute(rng: np.random.Generator, pair: tuple[ShapeFacts, ShapeFacts]) -> QA | None:
     index = int(rng.integers(2))
     facts, name = pair[index], image_name(rng, index)
     item = pick(rng, facts.items)
@@ -309,7 +325,7 @@ def _pair_attribute(rng, pair: tuple[ShapeFacts, ShapeFacts]) -> QA | None:
     return ask(rng, "pair_shape", item.shape, c=item.colour, k=name)
 
 
-def _pair_count(rng, pair: tuple[ShapeFacts, ShapeFacts]) -> QA | None:
+def _pair_count(rng: np.random.Generator, pair: tuple[ShapeFacts, ShapeFacts]) -> QA | None:
     index = int(rng.integers(2))
     return ask(rng, "pair_count", str(len(pair[index].items)), k=image_name(rng, index))
 

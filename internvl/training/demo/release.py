@@ -1,117 +1,44 @@
-"""Write the trained weights as a Hub folder: sharded safetensors, configs, tokenizer, processor
-files."""
+"""The demo's checkpoint folders: the start of stage 1, and the released one.
+
+demo/ + vit.safetensors of stage 0  --start-->    a folder in float32 to train
+a trained folder                    --release-->  demo/ in bfloat16, in shards
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-
-from internvl import hub
-from internvl.training.demo.network import DemoShape
 
 logger = logging.getLogger(__name__)
 
 SHARDS = 3
 SHARD_LIMIT = 10_000_000  # bytes: no file of the repository is larger
-_REMOTE = "modeling_internvl_chat.InternVLChatModel"
+MAX_TILES = 3  # a wide picture of words becomes two or three tiles and a thumbnail
+_INDEX = "model.safetensors.index.json"
 
 
-def chat_config(shape: DemoShape, tokens: Mapping[str, int]) -> dict:
-    """config.json of the demo.
+def weights_of(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint folder, sharded or not.
 
-    Args:
-        shape: Sizes of the model.
-        tokens: Ids of ``<|endoftext|>`` and ``<|im_end|>``.
+    Raises:
+        FileNotFoundError: the folder has no safetensors weights.
     """
-    vision = {
-        "architectures": ["InternVisionModel"],
-        "model_type": "intern_vit_6b",
-        "attention_dropout": 0.0,
-        "drop_path_rate": 0.0,
-        "dropout": 0.0,
-        "hidden_act": "gelu",
-        "hidden_size": shape.vision_width,
-        "image_size": shape.tile,
-        "initializer_factor": 1.0,
-        "initializer_range": 0.02,
-        "intermediate_size": 4 * shape.vision_width,
-        "layer_norm_eps": 1e-6,
-        "norm_type": "layer_norm",
-        "num_attention_heads": shape.vision_heads,
-        "num_channels": 3,
-        "num_hidden_layers": shape.vision_layers,
-        "patch_size": shape.patch,
-        "qk_normalization": False,
-        "qkv_bias": True,
-        "torch_dtype": "bfloat16",
-        "use_flash_attn": True,
-    }
-    language = {
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
-        "attention_dropout": 0.0,
-        "bos_token_id": tokens["<|endoftext|>"],
-        "eos_token_id": tokens["<|im_end|>"],
-        "hidden_act": "silu",
-        "hidden_size": shape.width,
-        "initializer_range": 0.02,
-        "intermediate_size": shape.mlp,
-        "max_position_embeddings": 4096,
-        "max_window_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_hidden_layers": shape.layers,
-        "num_key_value_heads": shape.kv_heads,
-        "pad_token_id": tokens["<|endoftext|>"],
-        "rms_norm_eps": 1e-6,
-        "rope_scaling": None,
-        "rope_theta": shape.rope_theta,
-        "sliding_window": None,
-        "tie_word_embeddings": True,
-        "torch_dtype": "bfloat16",
-        "use_cache": True,
-        "use_sliding_window": False,
-        "vocab_size": shape.vocabulary,
-    }
-    return {
-        "architectures": ["InternVLChatModel"],
-        "auto_map": {
-            "AutoConfig": "configuration_internvl_chat.InternVLChatConfig",
-            "AutoModel": _REMOTE,
-            "AutoModelForCausalLM": _REMOTE,
-            "AutoModelForImageTextToText": _REMOTE,
-            "AutoModelForMultimodalLM": _REMOTE,
-        },
-        "model_type": "internvl_chat",
-        "downsample_ratio": 0.5,
-        "dynamic_image_size": True,
-        "force_image_size": shape.tile,
-        "hidden_size": shape.width,
-        "llm_config": language,
-        "max_dynamic_patch": 1,
-        "min_dynamic_patch": 1,
-        "pad2square": False,
-        "ps_version": "v2",
-        "select_layer": -1,
-        "template": "internvl2_5",
-        "tie_word_embeddings": True,
-        "torch_dtype": "bfloat16",
-        "use_backbone_lora": 0,
-        "use_llm_lora": 0,
-        "use_thumbnail": True,
-        "vision_config": vision,
-    }
-
-
-def published_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """bf16 weights under the published names; the tied output layer is written once, as the
-    embedding."""
-    return {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in state.items()}
+    if (folder / _INDEX).exists():
+        index = json.loads((folder / _INDEX).read_text("utf-8"))
+        files = sorted(set(index["weight_map"].values()))
+    else:
+        files = ["model.safetensors"]
+    if missing := [name for name in files if not (folder / name).exists()]:
+        raise FileNotFoundError(f"{folder} lacks {missing}; is it a checkpoint folder?")
+    return {name: w for file in files for name, w in load_file(folder / file).items()}
 
 
 def write_shards(state: Mapping[str, Tensor], folder: Path, shards: int = SHARDS) -> None:
@@ -126,89 +53,75 @@ def write_shards(state: Mapping[str, Tensor], folder: Path, shards: int = SHARDS
     for name, tensor in state.items():
         parts[min(shards - 1, seen * shards // total)][name] = tensor
         seen += sizes[name]
+    if (largest := max(sum(sizes[name] for name in part) for part in parts)) > SHARD_LIMIT:
+        raise ValueError(f"shard of {largest} bytes, expected <= {SHARD_LIMIT}; use more shards")
     for old in folder.glob("model-*.safetensors"):
         old.unlink()
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for index, part in enumerate(parts):
-        size = sum(sizes[name] for name in part)
-        if size > SHARD_LIMIT:
-            raise ValueError(f"shard of {size} bytes, expected <= {SHARD_LIMIT}; use more shards")
         file = f"model-{index + 1:05d}-of-{shards:05d}.safetensors"
         save_file(part, folder / file, metadata={"format": "pt"})
         (folder / file).chmod(0o644)  # safetensors makes files that only their owner can read
         weight_map |= dict.fromkeys(part, file)
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    _write_json(folder / "model.safetensors.index.json", index)
+    listed = dict(sorted(weight_map.items()))
+    _write_json(folder / _INDEX, {"metadata": {"total_size": total}, "weight_map": listed})
 
 
-def release(
-    checkpoint: Path, folder: Path, *, averaged: bool = True, shape: DemoShape | None = None
-) -> None:
-    """Turn ``qa.pt`` into the Hub folder ``folder``, whose tokenizer files are already there.
+def start(base: Path, vision: Path, out: Path) -> None:
+    """A folder to begin stage 1 with: ``base`` with the ViT of stage 0, in float32.
 
     Args:
-        checkpoint: What the training wrote.
-        folder: Target, with the tokenizer files.
-        averaged: Take the moving average of the weights instead of the last ones.
-        shape: Sizes of the model; the demo's by default.
+        base: The demo checkpoint of the version before.
+        vision: ``vit.safetensors`` of a stage-0 run.
+        out: Target; its weights are replaced.
+
+    Raises:
+        ValueError: the ViT has other tensors than the base's.
     """
-    saved = torch.load(checkpoint, weights_only=True)
-    state = saved["smooth"]
-    if not averaged:
-        prefix = "model."
-        state = {
-            key.removeprefix(prefix): value
-            for key, value in saved["model"].items()
-            if key.startswith(prefix)
-        }
-    shape = shape or DemoShape(vocabulary=len(state["language_model.model.embed_tokens.weight"]))
-    added = json.loads((folder / "added_tokens.json").read_text("utf-8"))
-    write_shards(published_state(state), folder)
-    _write_json(folder / "config.json", chat_config(shape, added))
-    generation = {
-        "bos_token_id": added["<|endoftext|>"],
-        "eos_token_id": [added["<|im_end|>"], added["<|endoftext|>"]],
-        "pad_token_id": added["<|endoftext|>"],
-        "use_cache": True,
-    }
-    _write_json(folder / "generation_config.json", generation)
-    write_processor_files(folder, shape)
-    logger.info("released step %d of %s into %s", saved["step"], checkpoint, folder)
+    state = {name: w.float() for name, w in weights_of(base).items()}
+    trained = load_file(vision)
+    wanted = {name: w.shape for name, w in state.items() if name.startswith("vision_model.")}
+    if wanted != {name: w.shape for name, w in trained.items()}:
+        raise ValueError(f"{vision} does not hold the ViT of {base}: other names or shapes")
+    out.mkdir(parents=True, exist_ok=True)
+    for path in base.iterdir():
+        if path.suffix in (".json", ".jinja", ".txt") and path.name != _INDEX:
+            shutil.copyfile(path, out / path.name)
+    save_file(state | trained, out / "model.safetensors", metadata={"format": "pt"})
+    _set(out / "config.json", torch_dtype="float32")
+    allow_tiles(out)
 
 
-def write_processor_files(folder: Path, shape: DemoShape) -> None:
-    """The processor's JSON files, from the repository's own with the demo's tile size, and the
-    template."""
-    conversation = hub.ring0("conversation")
-    template = conversation.chat_template(conversation.get_conv_template("internvl2_5"))
-    (folder / "chat_template.jinja").write_text(template, "utf-8")
-    for name in (
-        "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"
-    ):  # fmt: skip
-        root = hub.REPOSITORY / name
-        if root.exists():
-            fields = json.loads(root.read_text("utf-8"))
-            _write_json(folder / name, resized(fields, shape))
+def release(checkpoint: Path, folder: Path) -> None:
+    """Put trained weights into ``folder`` (demo/), in bfloat16; its other files stay.
+
+    Args:
+        checkpoint: A trained folder.
+        folder: Target, with configuration, tokenizer and processor files.
+
+    Raises:
+        ValueError: the checkpoint has other tensors than the folder, or one is not finite.
+    """
+    state = weights_of(checkpoint)
+    shapes = {name: w.shape for name, w in weights_of(folder).items()}
+    state.pop("language_model.lm_head.weight", None)  # tied: it is the embedding
+    if {name: w.shape for name, w in state.items()} != shapes:
+        raise ValueError(f"{checkpoint} and {folder} differ in tensors; same sizes are expected")
+    if broken := [name for name, w in state.items() if not bool(torch.isfinite(w).all())]:
+        raise ValueError(f"{checkpoint} has values that are not finite in {broken}")
+    write_shards({n: w.to(torch.bfloat16).contiguous() for n, w in state.items()}, folder)
+    allow_tiles(folder)
+    logger.info("released %s into %s", checkpoint, folder)
 
 
-def resized(fields: dict, shape: DemoShape) -> dict:
-    """Processor settings of the 448 px models turned into the demo's: tile size, tokens, one
-    tile."""
-    out = {}
-    for key, value in fields.items():
-        if isinstance(value, dict) and key != "auto_map":
-            out[key] = resized(value, shape)
-        elif key in ("height", "width"):
-            out[key] = shape.tile if value == 448 else value
-        elif key == "image_seq_length":
-            out[key] = shape.visual_tokens
-        elif key == "max_tiles":
-            out[key] = 1
-        elif key == "num_frames":
-            out[key] = 4
-        else:
-            out[key] = value
-    return out
+def allow_tiles(folder: Path, tiles: int = MAX_TILES) -> None:
+    """Let pictures of the checkpoint have up to ``tiles`` tiles."""
+    _set(folder / "config.json", max_dynamic_patch=tiles)
+    _set(folder / "preprocessor_config.json", max_tiles=tiles)
+
+
+def _set(path: Path, **changes: Any) -> None:
+    _write_json(path, json.loads(path.read_text("utf-8")) | changes)
 
 
 def _write_json(path: Path, value: dict) -> None:

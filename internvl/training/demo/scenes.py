@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+RGB = tuple[int, int, int]
 TILE = 112  # pixels, side of the demo's tile
 
 SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross")
 COLOURS = (
     "red", "green", "blue", "yellow", "orange", "purple", "pink", "brown", "gray", "black",
 )  # fmt: skip
-ANCHORS: dict[str, tuple[tuple[int, int, int], ...]] = {
+ANCHORS: dict[str, tuple[RGB, ...]] = {
     "red": ((255, 0, 0), (225, 20, 25), (235, 50, 45), (214, 30, 45)),
     "green": ((0, 128, 0), (0, 230, 0), (34, 160, 60), (60, 180, 75)),
     "blue": ((0, 0, 255), (30, 80, 220), (40, 110, 235), (65, 105, 225)),
@@ -33,7 +36,9 @@ ANCHORS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "black": ((0, 0, 0), (25, 25, 25)),
 }
 _MIN_CONTRAST = 70.0  # Euclidean RGB distance between an object and the background
-_MAX_SIZE = {1: 0.62, 2: 0.5, 3: 0.42, 4: 0.36, 5: 0.32, 6: 0.30}  # by number of objects
+# by number of objects
+_MAX_SIZE = {1: 0.62, 2: 0.5, 3: 0.42, 4: 0.36, 5: 0.32, 6: 0.30, 7: 0.27, 8: 0.25, 9: 0.23}
+_MIN_SIZE = 0.18  # 0.15 from seven objects on
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Item:
     x: float
     y: float
     size: float
-    rgb: tuple[int, int, int]
+    rgb: RGB
     angle: float = 0.0
     shape: str = ""
     colour: str = ""
@@ -66,24 +71,28 @@ class Scene:
     """Items on a plain background, with the pixel size it is to be drawn at."""
 
     items: tuple[Item, ...]
-    background: tuple[int, int, int]
+    background: RGB
     width: int
     height: int
     noise: float = 0.0
 
 
-def pick(rng: np.random.Generator, options):
+def pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
     """One element of a sequence, uniformly."""
     return options[int(rng.integers(len(options)))]
 
 
-def _jitter(
-    rng: np.random.Generator, rgb: tuple[int, int, int], spread: float
-) -> tuple[int, int, int]:
-    return tuple(int(v) for v in np.clip(np.asarray(rgb) + rng.normal(0, spread, 3), 0, 255))
+def _jitter(rng: np.random.Generator, rgb: RGB, spread: float) -> RGB:
+    return as_rgb(np.clip(np.asarray(rgb) + rng.normal(0, spread, 3), 0, 255))
 
 
-def sample_background(rng: np.random.Generator) -> tuple[int, int, int]:
+def as_rgb(values: Any) -> RGB:
+    """Three numbers as a colour."""
+    red, green, blue = (int(v) for v in values)
+    return red, green, blue
+
+
+def sample_background(rng: np.random.Generator) -> RGB:
     """White half of the time, otherwise light, mid or dark."""
     kind = rng.random()
     if kind < 0.5:
@@ -91,10 +100,10 @@ def sample_background(rng: np.random.Generator) -> tuple[int, int, int]:
     if kind < 0.65:
         return (int(rng.integers(228, 255)),) * 3
     if kind < 0.85:
-        return tuple(int(v) for v in rng.integers(215, 256, 3))
+        return as_rgb(rng.integers(215, 256, 3))
     if kind < 0.90:
         return _jitter(rng, (0, 0, 0), 3)
-    return tuple(int(v) for v in rng.integers(10, 60, 3))
+    return as_rgb(rng.integers(10, 60, 3))
 
 
 def sample_canvas(rng: np.random.Generator) -> tuple[int, int]:
@@ -114,9 +123,7 @@ def sample_canvas(rng: np.random.Generator) -> tuple[int, int]:
     return max(64, round(side * math.sqrt(aspect))), max(64, round(side / math.sqrt(aspect)))
 
 
-def sample_rgb(
-    rng: np.random.Generator, colour: str, background: tuple[int, int, int]
-) -> tuple[int, int, int] | None:
+def sample_rgb(rng: np.random.Generator, colour: str, background: RGB) -> RGB | None:
     """A shade of ``colour`` that stands out from the background, or None."""
     for _ in range(4):
         rgb = _jitter(rng, pick(rng, ANCHORS[colour]), 6.0)
@@ -130,12 +137,13 @@ def sample_places(
 ) -> list[tuple[float, float]] | None:
     """Non-overlapping centres for discs of the given diameters, or None when none was found."""
     places: list[tuple[float, float]] = []
+    least = 0.22 if len(sizes) <= 6 else 0.19
     for index, size in enumerate(sizes):
         low, high = size * 0.52 + 0.01, 1 - size * 0.52 - 0.01
         for _ in range(40):
             x, y = rng.uniform(low, high), rng.uniform(low, high)
             if all(
-                math.hypot(x - px, y - py) >= max((size + sizes[j]) * 0.53 + gap, 0.22)
+                math.hypot(x - px, y - py) >= max((size + sizes[j]) * 0.53 + gap, least)
                 for j, (px, py) in enumerate(places[:index])
             ):
                 places.append((x, y))
@@ -146,11 +154,11 @@ def sample_places(
 
 
 def sample_attributes(
-    rng: np.random.Generator, count: int, reuse: float, background: tuple[int, int, int]
-) -> list[tuple[str, str, tuple[int, int, int]]]:
+    rng: np.random.Generator, count: int, reuse: float, background: RGB
+) -> list[tuple[str, str, RGB]]:
     """(shape, colour, rgb) for ``count`` objects; with probability ``reuse`` one attribute is
     repeated."""
-    out: list[tuple[str, str, tuple[int, int, int]]] = []
+    out: list[tuple[str, str, RGB]] = []
     while len(out) < count:
         shape, colour = pick(rng, SHAPES), pick(rng, COLOURS)
         if out and rng.random() < reuse:
@@ -168,18 +176,21 @@ def sample_attributes(
 def shape_scene(
     rng: np.random.Generator, count: int | None = None, *, central: float = 0.12
 ) -> Scene:
-    """A scene of 1-6 shapes; a lone shape stands in the middle with probability ``central``."""
+    """A scene of 1-9 shapes (1-6 when ``count`` is None); a lone shape stands in the middle with
+    probability ``central``."""
     count = int(rng.integers(1, 7)) if count is None else count
     background = sample_background(rng)
     width, height = sample_canvas(rng)
     attributes = sample_attributes(rng, count, float(pick(rng, (0.0, 0.3, 0.7))), background)
     while True:
-        sizes = [float(rng.uniform(0.18, _MAX_SIZE[count])) for _ in range(count)]
-        places = sample_places(rng, sizes)
+        least = _MIN_SIZE if count <= 6 else 0.15
+        sizes = [float(rng.uniform(least, _MAX_SIZE[count])) for _ in range(count)]
+        places = sample_places(rng, sizes, gap=0.04 if count <= 6 else 0.015)
         if places is not None:
             break
     if count == 1 and rng.random() < central:
-        places = [tuple(float(v) for v in rng.uniform(0.46, 0.54, 2))]
+        x, y = (float(v) for v in rng.uniform(0.46, 0.54, 2))
+        places = [(x, y)]
     outline = bool(rng.random() < 0.15)
     items = tuple(
         Item(x, y, size, rgb, _angle(rng, shape), shape, colour, outline=outline)
@@ -223,6 +234,21 @@ def digit_scene(rng: np.random.Generator, labels: list[int]) -> Scene:
     return Scene(items, background, width, height, _noise(rng))
 
 
+def digit_row(rng: np.random.Generator, labels: list[int]) -> Scene:
+    """Handwritten digits side by side, as a written number."""
+    scene = digit_scene(rng, labels)
+    count = len(labels)
+    size = float(rng.uniform(0.75, 1.0)) / max(count, 1.25)
+    xs = 0.5 + (np.arange(count) - (count - 1) / 2) * size * rng.uniform(0.8, 0.95)
+    y = float(rng.uniform(0.5 * size, 1 - 0.5 * size))
+    wide = max(scene.width, scene.height)
+    items = tuple(
+        replace(item, x=float(x), y=y + float(rng.uniform(-0.03, 0.03)), size=size)
+        for item, x in zip(scene.items, xs, strict=True)
+    )
+    return replace(scene, items=items, width=wide, height=wide)
+
+
 def shifted(scene: Scene, x: float, y: float) -> Scene:
     """The same one-item scene with its item at (x, y): one frame of a clip."""
     return replace(scene, items=(replace(scene.items[0], x=x, y=y),))
@@ -244,22 +270,41 @@ _UNIT = {
 }  # fmt: skip
 
 
+def _outline(item: Item) -> list[tuple[float, float]]:
+    """Corners of a turned shape round the origin, in units of its size."""
+    cos, sin = math.cos(math.radians(item.angle)), math.sin(math.radians(item.angle))
+    return [(px * cos - py * sin, px * sin + py * cos) for px, py in _UNIT[item.shape]]
+
+
+def box(item: Item, scene: Scene) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of an item as fractions of the picture."""
+    size = item.size * min(scene.width, scene.height)
+    if item.shape in _UNIT:
+        xs, ys = zip(*_outline(item), strict=True)
+    else:
+        reach = 0.48 if item.shape else 0.36  # a handwritten digit has a margin in its frame
+        xs = ys = (-reach, reach)
+    fx, fy = size / scene.width, size / scene.height
+    return (
+        item.x + min(xs) * fx,
+        item.y + min(ys) * fy,
+        item.x + max(xs) * fx,
+        item.y + max(ys) * fy,
+    )
+
+
 def _draw_shape(draw: ImageDraw.ImageDraw, item: Item, width: int, height: int) -> None:
     cx, cy = item.x * width, item.y * height
     size = item.size * min(width, height)
     line = (40, 40, 40) if sum(item.rgb) > 200 else (150, 150, 150)
-    pen = {"fill": item.rgb}
+    pen: dict[str, Any] = {"fill": item.rgb}
     if item.outline:
         pen |= {"outline": line, "width": max(1, round(size * 0.03))}
     if item.shape == "circle":
         r = size * 0.48
         draw.ellipse((cx - r, cy - r, cx + r, cy + r), **pen)
         return
-    cos, sin = math.cos(math.radians(item.angle)), math.sin(math.radians(item.angle))
-    points = [
-        (cx + size * (px * cos - py * sin), cy + size * (px * sin + py * cos))
-        for px, py in _UNIT[item.shape]
-    ]
+    points = [(cx + size * px, cy + size * py) for px, py in _outline(item)]
     draw.polygon(points, **pen)
 
 
@@ -284,13 +329,13 @@ def draw_scene(
     image = Image.new("RGB", (scene.width, scene.height), scene.background)
     draw = ImageDraw.Draw(image)
     for index, item in enumerate(scene.items):
-        if item.digit >= 0:
+        if item.digit >= 0 and glyphs is not None:
             _paste_digit(image, item, glyphs[index])
         else:
             _draw_shape(draw, item, scene.width, scene.height)
     if scene.noise:
-        pixels = np.asarray(image, np.float32)
-        pixels = pixels + rng.normal(0, scene.noise, (scene.height, scene.width, 1))
+        noise = rng.normal(0, scene.noise, (scene.height, scene.width, 1))
+        pixels = np.asarray(image, np.float32) + noise
         image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
     return image
 
