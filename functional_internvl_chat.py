@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -296,28 +297,81 @@ def kept_tiles(image_flags: torch.Tensor, features: torch.Tensor) -> torch.Tenso
 
 
 def isolate_packed_rows(
-    attention_mask: torch.Tensor | None, position_ids: torch.Tensor, use_cache: bool | None
-) -> tuple[torch.Tensor | None, bool | None]:
-    """Make transformers see packed rows: it does so only without a mask and without a cache, else
-    silently not.
+    attention_mask: Any,
+    position_ids: torch.Tensor | None,
+    use_cache: bool | None,
+    *,
+    past_key_values: Any = None,
+    borders: torch.Tensor | None = None,
+    attention: str | None = None,
+) -> tuple[Any, bool | None]:
+    """Make transformers see packed rows, or raise: it does so only without a mask and without a
+    cache, else silently not.
 
-    A row is packed when more than one unmasked position is 0. Returns the mask and `use_cache` to
-    go on with.
+    A row is packed when the positions of two neighbouring unmasked tokens do not follow each other.
+    A compiled graph cannot look at values; there, rows are kept apart if they come as
+    `internvl.data.collate` makes them, without a mask and without a cache.
+
+    Args:
+        attention_mask: (B, T) or longer, a 4-D or other ready-made mask, or None.
+        position_ids: (B, T) positions, or None.
+        use_cache: as in `forward`.
+        past_key_values: as in `forward`.
+        borders: `cu_seq_lens_q`, which flash attention alone reads.
+        attention: the attention implementation of the language model.
+
+    Returns:
+        The mask and `use_cache` to go on with.
+
+    Raises:
+        ValueError: packed rows with a cache, with a 4-D mask that joins the samples, or, for flash
+            attention, several of them without borders; borders without positions.
     """
-    if attention_mask is not None and attention_mask.ndim != 2:
+    if position_ids is None:
+        if borders is not None:
+            raise ValueError(
+                "cu_seq_lens_q was given without position_ids: only flash attention reads it, and "
+                "positions would run on; pass position_ids that restart at 0 at each sample."
+            )
         return attention_mask, use_cache
-    if attention_mask is None:
-        if use_cache is None:
-            return None, False
-        starts = position_ids == 0
-    else:
-        starts = (position_ids == 0) & attention_mask.bool().to(position_ids.device)
-    if torch.compiler.is_compiling() or not bool((starts.sum(-1) > 1).any()):
+    rows, T = position_ids.shape
+    # Flash attention finds the samples by their positions only where there is one row.
+    blind = borders is None and rows > 1 and "flash" in (attention or "")
+    if attention_mask is None and use_cache is None and past_key_values is None and not blind:
+        return None, False
+    if T == 1 or torch.compiler.is_compiling():
         return attention_mask, use_cache
-    if use_cache:
+    if getattr(attention_mask, "ndim", 4) != 2 and attention_mask is not None:
+        if isinstance(attention_mask, torch.Tensor) and past_key_values is None:
+            _check_packed_mask(attention_mask, position_ids)
+        return attention_mask, use_cache
+    restarts = position_ids.diff(dim=-1) != 1  # (B, T - 1)
+    if attention_mask is not None:
+        kept = attention_mask[:, -T:].bool().to(position_ids.device)
+        restarts = restarts & kept[:, 1:] & kept[:, :-1]
+    if not bool(restarts.any()):
+        return attention_mask, False if attention_mask is None and use_cache is None else use_cache
+    if use_cache or past_key_values is not None:
         raise ValueError(
-            "position_ids restart within a row (packed samples) and use_cache=True: a cache "
-            "cannot keep packed samples "
-            "apart; pass use_cache=False."
+            "position_ids restart within a row (packed samples) and "
+            f"{'use_cache=True' if use_cache else 'past_key_values'}: a cache cannot keep packed "
+            "samples apart; pass use_cache=False and no past_key_values."
+        )
+    if blind:
+        raise ValueError(
+            f"{attention} cannot keep the packed samples of {rows} rows apart by position_ids "
+            "alone; pass cu_seq_lens_q, cu_seq_lens_k, max_length_q and max_length_k, or one row."
         )
     return None, False
+
+
+def _check_packed_mask(mask: torch.Tensor, position_ids: torch.Tensor) -> None:
+    """Refuse a mask (B or 1, heads or 1, T, T) by which a sample sees another one of its row."""
+    samples = (position_ids == 0).cumsum(-1)  # (B, T)
+    seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    apart = samples[:, None, :, None] != samples[:, None, None, :]  # (B, 1, T, T)
+    if bool((seen & apart.to(seen.device)).any()):
+        raise ValueError(
+            "position_ids restart within a row (packed samples), but attention_mask lets one "
+            "sample see another; leave the mask out, and the positions keep them apart."
+        )

@@ -58,7 +58,7 @@ def rotary_tables(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines of the rotary embedding, each (B, T, d).
 
-    Dynamic NTK: for a row of length L = largest position + 1 beyond the M trained positions, the
+    Dynamic NTK: for a sample of length L = largest position + 1 beyond the M trained positions, the
     base becomes base * (f * L / M - (f - 1)) ** (d / (d - 2)). There is no buffer, hence nothing
     that loading could leave uninitialised, and no state.
 
@@ -72,20 +72,19 @@ def rotary_tables(
     exponents = (
         torch.arange(0, d, 2, dtype=torch.int64, device=positions.device).float() / d
     )  # (d / 2)
-    base = torch.full(
-        (positions.shape[0], 1), float(config.rope_theta), device=positions.device
-    )  # (B, 1)
+    base = torch.full_like(positions[..., None], float(config.rope_theta))  # (B, T, 1)
     scaling = config.rope_scaling or {}
     if scaling.get("type") == "linear":
         positions = positions / scaling["factor"]
     elif scaling.get("type") == "dynamic":
-        stretch = (
-            positions.amax(dim=-1, keepdim=True) + 1
-        ) / config.max_position_embeddings  # L / M
+        # A packed row is as many rows as its positions restart.
+        samples = (position_ids.diff(dim=-1, prepend=position_ids[:, :1] - 1) != 1).cumsum(-1)
+        longest = torch.zeros_like(positions).scatter_reduce(-1, samples, positions, "amax")
+        stretch = (longest.gather(-1, samples) + 1) / config.max_position_embeddings  # L / M
         ntk = (scaling["factor"] * stretch - (scaling["factor"] - 1)).clamp(min=1.0)
-        base = base * ntk ** (d / (d - 2))
-    frequencies = 1.0 / base**exponents  # (B, d / 2)
-    angles = positions[..., None] * frequencies[:, None]  # (B, T, d / 2)
+        base = base * ntk[..., None] ** (d / (d - 2))
+    frequencies = 1.0 / base**exponents  # (B, T, d / 2)
+    angles = positions[..., None] * frequencies  # (B, T, d / 2)
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 

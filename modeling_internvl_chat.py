@@ -348,10 +348,14 @@ class InternVLChatModel(
         inputs_embeds = self._embeddings(
             input_ids, inputs_embeds, pixel_values, visual_features, image_flags
         )
-        if position_ids is not None and kwargs.get("past_key_values") is None:
-            kwargs["attention_mask"], kwargs["use_cache"] = isolate_packed_rows(
-                kwargs.get("attention_mask"), position_ids, kwargs.get("use_cache")
-            )
+        kwargs["attention_mask"], kwargs["use_cache"] = isolate_packed_rows(
+            kwargs.get("attention_mask"),
+            position_ids,
+            kwargs.get("use_cache"),
+            past_key_values=kwargs.get("past_key_values"),
+            borders=kwargs.get("cu_seq_lens_q"),
+            attention=self.config.llm_config._attn_implementation,
+        )
         return {"inputs_embeds": inputs_embeds, "position_ids": position_ids, **kwargs}
 
     def forward(

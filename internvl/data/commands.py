@@ -1,7 +1,8 @@
-"""The sub-commands of `internvl data`: validate, preview, pack."""
+"""The sub-commands of `internvl data`: validate, pack."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,4 +49,38 @@ def pack(
         typer.echo(f"drawn  {pack_report.draw(reports, report)}")
 
 
-COMMANDS: tuple[Any, ...] = (pack,)
+def validate(
+    meta: Meta,
+    model: Model = None,
+    limit: Limit = None,
+    context: Annotated[int, typer.Option(min=1, help="Tokens of a row.")] = 16384,
+    max_tiles: Annotated[int, typer.Option(min=1, help="Tiles of a row.")] = 48,
+    pixels: Annotated[
+        bool, typer.Option("--pixels", help="Decode images and videos, not only their headers.")
+    ] = False,
+    preview: Annotated[
+        Path | None, typer.Option(metavar="HTML", help="Write samples with their loss mask here.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look at every row: counts, histograms, faults by line; exit code 1 if there are faults."""
+    from internvl import hub
+    from internvl.data import validate as module
+    from internvl.data.examples import ExampleMaker
+    from internvl.data.mixture import Mixture, load_meta
+    from internvl.data.packing import Limits
+    from internvl.data.preview import write_preview
+
+    prepared = hub.prepare(model)
+    mixture, maker = Mixture(load_meta(meta)), ExampleMaker(prepared)
+    limits = Limits(context, max_tiles)
+    report = module.validate(mixture, maker, limit=limit, limits=limits, pixels=pixels)
+    typer.echo(json.dumps(report.as_dict()) if as_json else module.describe(report))
+    if preview is not None:
+        write_preview(preview, mixture, maker, prepared.tokenizer)
+        typer.echo(f"written  {preview}", err=as_json)
+    if report.total_faults:
+        raise typer.Exit(1)
+
+
+COMMANDS: tuple[Any, ...] = (validate, pack)

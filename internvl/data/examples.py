@@ -156,7 +156,7 @@ class ExampleMaker:
     def measure(self, sample: Sample, spec: DatasetSpec, rng: np.random.Generator) -> Size:
         """What `make` would give for the same arguments, from the headers of the images alone.
 
-        A video counts the frames that are drawn, which is too many if it has fewer.
+        A video counts the frames that are drawn, which is too many if its file has fewer.
 
         Raises:
             DataError: as `make`, but for pixels that cannot be decoded.
@@ -164,11 +164,12 @@ class ExampleMaker:
         images, tiles = _count(sample, "image"), []
 
         def count(media: Media) -> list[int]:
-            found = [self._count_tiles(media, images, spec)]
             if media.kind == "video":
                 found = [1] * self._draw_frames(media, spec, rng)
-            elif spec.data_augment and self.options.jpeg_per == "image":
-                rng.integers(*self.options.jpeg, endpoint=True)  # as `make` does
+            else:
+                found = [self._count_tiles(media, images, spec)]
+                if spec.data_augment and self.options.jpeg_per == "image":
+                    rng.integers(*self.options.jpeg, endpoint=True)  # as `make` does
             tiles.extend(found)
             return found
 
@@ -236,7 +237,9 @@ class ExampleMaker:
         low = self.options.min_frames if spec.min_frames is None else spec.min_frames
         high = self.options.max_frames if spec.max_frames is None else spec.max_frames
         count = int(rng.integers(low, high, endpoint=True))
-        return min(count, len(media.source)) if isinstance(media.source, (list, tuple)) else count
+        if isinstance(media.source, (list, tuple)):
+            return min(count, len(media.source))
+        return count
 
     def _frames(
         self, media: Media, spec: DatasetSpec, rng: np.random.Generator

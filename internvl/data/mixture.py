@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from internvl.data.schema import DataError, Sample, parse_row
-from internvl.data.sources import JsonlSource, Source
+from internvl.data.schema import Sample, parse_row
+from internvl.data.sources import HUB, Source, open_source
 
 # Dataset, row, and which of its repetitions within the epoch.
 Key = tuple[int, int, int]
@@ -39,6 +39,8 @@ class DatasetSpec:
         length: rows, as the file says; counted where it can be.
         min_frames: fewest frames of a video; None for the recipe's.
         max_frames: most frames of a video; None for the recipe's.
+        split: of a dataset on the Hub, or of a saved one.
+        streaming: read the rows in their order, never all at once; needs `length`.
     """
 
     name: str
@@ -50,6 +52,8 @@ class DatasetSpec:
     length: int | None = None
     min_frames: int | None = None
     max_frames: int | None = None
+    split: str = "train"
+    streaming: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no sampling could do."""
@@ -62,6 +66,10 @@ class DatasetSpec:
             raise ValueError(
                 f"dataset {self.name!r} has max_dynamic_patch {self.max_dynamic_patch}; expected "
                 "at least 1."
+            )
+        if self.streaming and not self.length:
+            raise ValueError(
+                f"dataset {self.name!r} is a stream, whose rows nobody can count; give its length."
             )
         low, high = self.min_frames or 1, self.max_frames or self.min_frames or 1
         if not 1 <= low <= high:
@@ -101,10 +109,9 @@ def _spec(path: Path, name: str, entry: Any) -> DatasetSpec:
                 f"{path}: dataset {name!r} has {key} {entry[key]!r}; object stores are not read, "
                 "download it or mount it as a folder."
             )
-    places = {
-        "root": os.path.join(path.parent, entry.get("root") or ""),
-        "annotation": os.path.join(path.parent, entry["annotation"]),
-    }
+    places = {"root": os.path.join(path.parent, entry.get("root") or "")}
+    if not entry["annotation"].startswith(HUB):
+        places["annotation"] = os.path.join(path.parent, entry["annotation"])
     return DatasetSpec(**{"name": name, **entry, **places})
 
 
@@ -147,7 +154,12 @@ class Mixture:
                 )
         self.specs, self.seed = tuple(specs), seed
         self.weighting, self.repeat = weighting, repeat
-        self.sources: tuple[Source, ...] = tuple(JsonlSource(spec.annotation) for spec in specs)
+        self.sources: tuple[Source, ...] = tuple(
+            open_source(spec.annotation, split=spec.split, length=spec.length)
+            if spec.streaming
+            else open_source(spec.annotation, split=spec.split)
+            for spec in specs
+        )
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -197,15 +209,20 @@ class Mixture:
         """Read and parse the sample of a key.
 
         Raises:
-            DataError: a row that cannot be used; the message says where it is.
+            DataError: a row that cannot be used; `where` tells its place.
         """
         dataset, row = key[0], key[1]
         spec, source = self.specs[dataset], self.sources[dataset]
-        content, where = source.row(row)
-        try:
-            return parse_row(content, root=spec.root, where=where), spec
-        except DataError as error:
-            raise DataError(error.reason, f"{where}: {error}") from error
+        where = f"{spec.name} row {row + 1}"
+        return parse_row(source.row(row), root=spec.root, where=where), spec
+
+    def first_rows(self, dataset: int, count: int) -> list[int]:
+        """The rows of a dataset that an epoch begins with."""
+        return self._rows(dataset, 0, 0)[:count].tolist()
+
+    def where(self, key: Sequence[int]) -> str:
+        """File and line of the sample of a key; slow, for messages only."""
+        return self.sources[key[0]].where(key[1])
 
     def rng(self, epoch: int, key: Sequence[int]) -> np.random.Generator:
         """The randomness of one sample: its JPEG quality, its frames."""
@@ -226,6 +243,8 @@ class Mixture:
     def _rows(self, dataset: int, epoch: int, number: int) -> np.ndarray:
         """The rows of one pass of a dataset through its r n samples."""
         rows, size = len(self.sources[dataset]), int(self.sizes[dataset])
+        if self.specs[dataset].streaming:
+            return np.arange(size) % rows
         rng = np.random.default_rng([self.seed, epoch, _ROWS, dataset, number])
         whole, rest = divmod(size, rows)
         passes = [rng.permutation(rows) for _ in range(whole)]

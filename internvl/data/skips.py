@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from internvl.data.schema import DataError
@@ -56,19 +57,23 @@ class Skips:
         """Samples left out."""
         return self.reasons.total()
 
-    def note(self, error: DataError) -> None:
+    def note(self, error: DataError, where: Callable[[], str]) -> None:
         """Count a sample that cannot be used, and log the first of each reason.
+
+        Args:
+            error: what is wrong.
+            where: tells the place of the sample; only called for a message.
 
         Raises:
             DataError: more than the policy allows.
         """
         self.reasons[error.reason] += 1
         if self.reasons[error.reason] <= self.policy.shown:
-            logger.warning("left out (%s): %s", error.reason, error)
+            logger.warning("left out (%s): %s: %s", error.reason, where(), error)
         if self.total > max(self.policy.grace, self.policy.max_share * self.seen):
             raise DataError(
                 "too_many_skips",
                 f"{self.total} of {self.seen} samples cannot be used ({dict(self.reasons)}), more "
                 f"than max_share={self.policy.max_share} allows; run `internvl data validate` and "
-                f"correct the data, or raise the bound. The last: {error}",
+                f"correct the data, or raise the bound. The last: {where()}: {error}",
             ) from error

@@ -214,7 +214,7 @@ class _Shard:
                 else:  # a part of a long sample in which nobody answers
                     self.skips.reasons["unsupervised_part"] += 1
         except DataError as error:
-            self.skips.note(error)
+            self.skips.note(error, lambda: self.mixture.where(key[1:]))
         return kept
 
     def _make(self, key: FullKey) -> list[Example]:
@@ -227,7 +227,7 @@ class _Shard:
         if example.tokens <= limits.max_tokens and example.num_tiles <= limits.max_tiles:
             return [replace(example, key=(*key, 0))]
         over = (
-            f"{sample.where}: {example.tokens} tokens and {example.num_tiles} tiles are more than "
+            f"{example.tokens} tokens and {example.num_tiles} tiles are more than "
             f"a row holds ({limits.max_tokens}, {limits.max_tiles})"
         )
         spans = image_spans(example, maker.context_id, maker.tokens_per_tile)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from internvl.training.muon import Muon
 from internvl.training.recipes import Optimizer
 from internvl.training.stages import chat_model
 
@@ -53,7 +54,7 @@ def make_optimizer(model: Any, options: Optimizer, decayed: Iterable[str]) -> to
     if adam:
         made.append(torch.optim.AdamW(adam, lr=options.lr, betas=options.betas, eps=options.eps))
     if muon:
-        made.append(torch.optim.Muon(muon, momentum=0.95, adjust_lr_fn="match_rms_adamw"))
+        made.append(Muon(muon))
     return made[0] if len(made) == 1 else Several(made)
 
 

@@ -85,7 +85,7 @@ class PackTrainer(Trainer):
     # ------------------------------------------------------------------ data
     def get_train_dataloader(self) -> DataLoader:
         """Batches of this rank; accelerate must not deal them out again."""
-        workers = self.recipe.workers
+        workers, accumulation = self.recipe.workers, self.args.gradient_accumulation_steps
         self._next_worker = self.stream.first_worker
         fresh = vars(ShardState())
         self._states = list(self.stream.states) or [fresh for _ in range(max(1, workers))]
@@ -94,7 +94,7 @@ class PackTrainer(Trainer):
             batch_size=None,
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
-            prefetch_factor=4 if workers else None,
+            prefetch_factor=_prefetch(accumulation, workers) if workers else None,
             # Else the loader would draw from the generator that a resumed run has just restored.
             generator=torch.Generator().manual_seed(self.recipe.seed),
         )
@@ -282,6 +282,11 @@ class PackTrainer(Trainer):
     def _wait(self) -> None:
         if self.args.world_size > 1:
             dist.barrier()
+
+
+def _prefetch(accumulation: int, workers: int) -> int:
+    """Packs that a worker makes ahead: those of a step, within reason."""
+    return min(16, max(2, -(-accumulation // workers)))
 
 
 class _Counts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from internvl import hub
+from internvl.training import muon
 from internvl.training.demo import (
     archives,
     dense,
@@ -165,6 +167,7 @@ def test_stage_0_learns_logs_and_goes_on_where_it_stopped(no_archives, sources, 
     finally:
         stage0.Stage0.update = update
     assert stage0.Stage0(plan(), half, DEMO).step == 2
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     stage0.train(plan(), half, DEMO, tmp_path, workers=0)
     again = stage0.Stage0(plan(), half, DEMO)
     for name, tensor in whole.model.state_dict().items():
@@ -211,7 +214,7 @@ def test_the_recipe_is_read_and_mistakes_are_named(tmp_path):
 def test_orthogonalise_gives_singular_values_near_one():
     generator = torch.Generator().manual_seed(0)
     for shape in ((64, 192), (192, 64), (96, 96)):
-        values = torch.linalg.svdvals(optim.orthogonalise(torch.randn(shape, generator=generator)))
+        values = torch.linalg.svdvals(muon.orthogonalise(torch.randn(shape, generator=generator)))
         assert 0.3 < values.median() < 1.3
         assert values.max() < 1.3
 
@@ -243,3 +246,4 @@ def test_batches_from_workers_are_those_made_here():
     there = feed.batches(make, seed=3, start=5, workers=2)
     assert [next(here) for _ in range(6)] == [next(there) for _ in range(6)]
     there.close()
+    assert multiprocessing.active_children() == []

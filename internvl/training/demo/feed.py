@@ -70,4 +70,7 @@ def batches(
             step += 1
     finally:
         for process in processes:
-            process.terminate()
+            # Not terminate(): SIGTERM before the worker's first line meets the trainer's handler.
+            process.kill()
+        for process in processes:
+            process.join()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,22 @@ class Average:
 
 
 class Stop:
-    """True after SIGTERM or SIGINT."""
+    """True after SIGTERM or SIGINT, while it is entered; then the old handlers are back."""
 
     def __init__(self) -> None:
         self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        """Take the two signals."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
+            self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Give them back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _ask(self, number: int, frame: Any) -> None:
         self.asked = True
@@ -214,14 +225,23 @@ def train(
         workers: Data processes beside this one.
     """
     torch.set_num_threads(1)
-    run, stop = Stage0(plan, out, start), Stop()
+    run = Stage0(plan, out, start)
     held_out = _held_out(plan, Sources.load("test", cache))
     data = DenseData(Sources.load("train", cache), plan.batch)
-    stream = feed.batches(data, seed=plan.seed, start=run.step, workers=workers)
-    began, first, saved = time.monotonic(), run.step, time.monotonic()
-    before, mean = run.seconds, 0.0
+    batches = feed.batches(data, seed=plan.seed, start=run.step, workers=workers)
+    with Stop() as stop, contextlib.closing(batches):
+        _loop(run, batches, held_out, stop)
+    run.save()
+
+
+def _loop(
+    run: Stage0, batches: Iterator[tuple[int, Batch]], held_out: dict[str, list[Batch]], stop: Stop
+) -> None:
+    """Train until the plan is done or somebody asks to stop."""
+    plan, began, first, mean = run.plan, time.monotonic(), run.step, 0.0
+    before, saved = run.seconds, began
     while run.step < plan.steps and not stop:
-        _, (tiles, targets) = next(stream)
+        _, (tiles, targets) = next(batches)
         loss = run.update(torch.from_numpy(tiles), torch.from_numpy(targets))
         now = time.monotonic()
         run.seconds = before + now - began
@@ -237,5 +257,3 @@ def train(
         if now - saved > plan.save_every:
             run.save()
             saved = now
-    run.save()
-    stream.close()
