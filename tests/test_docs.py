@@ -10,7 +10,16 @@ import sys
 
 from tests import support
 
-PAGES = ("adapters", "adopting", "answers", "conversations", "converting", "scaling")
+PAGES = (
+    "adapters",
+    "adopting",
+    "answers",
+    "conversations",
+    "converting",
+    "progressive",
+    "scaling",
+    "training",
+)
 # All pages in one process, which imports once; each with names of its own.
 RUN = """
 import json, sys, traceback

@@ -187,8 +187,10 @@ def test_sizes_are_found_without_pixels(maker, tmp_path):
         {"image": names[2], "conversations": turns("What?", "Noise")},
         {"image": names, "conversations": turns("<image><image><image>?", "Noise", "So?", "No")},
         {"conversations": turns("Hi", "Hello")},
-        {"video": [[str(tmp_path / name) for name in names]],
-         "conversations": turns("<video>\nWhat?", "Noise")},
+        {
+            "video": [[str(tmp_path / name) for name in names]],
+            "conversations": turns("<video>\nWhat?", "Noise"),
+        },
     ]
     for row in rows:
         sample = parse_row(row, root=tmp_path)
