@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -208,6 +208,7 @@ def chunked_loss(
     num_items_in_batch: torch.Tensor | float | None = None,
     all_gather: bool = False,
     chunk: int = 1024,
+    kernel: Callable[..., torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """`supervised_loss` from hidden states, without ever holding all logits.
 
@@ -222,6 +223,8 @@ def chunked_loss(
         num_items_in_batch: as in `supervised_loss`.
         all_gather: as in `supervised_loss`.
         chunk: positions whose logits are held at once.
+        kernel: gives the cross-entropies (M,) of hidden states (M, D), the weight (V, D) of the
+            head and targets (M,) in place of the chunks; a fused one of a GPU, say.
     """
     targets = labels[:, 1:].flatten().to(hidden.device)
     weights = _shifted_weights(labels, loss_weight).to(hidden.device)
@@ -236,13 +239,13 @@ def chunked_loss(
 
     if not len(targets):  # the head takes part on every rank
         return head(hidden[:0]).sum() * 0 + hidden.sum() * 0
+    if kernel is not None:
+        return (kernel(hidden, head.weight, targets).float() * weights).sum() / total
     chunks = zip(hidden.split(chunk), targets.split(chunk), weights.split(chunk), strict=True)
     return sum(checkpoint(one, *each, use_reentrant=False) for each in chunks) / total
 
 
-def _shifted_weights(
-    labels: torch.Tensor, loss_weight: torch.Tensor | list | None
-) -> torch.Tensor:
+def _shifted_weights(labels: torch.Tensor, loss_weight: torch.Tensor | list | None) -> torch.Tensor:
     """Weights (B * (T - 1),) of the predictions, aligned with `labels` after the first."""
     if loss_weight is None:
         return (labels[:, 1:] != IGNORE_INDEX).float().flatten()

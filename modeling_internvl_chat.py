@@ -68,6 +68,7 @@ class InternVLChatModel(
     Attributes:
         vit_batch_size: tiles that go through the vision encoder at once when no gradient is wanted;
             None for a default by device: 1 tile of 448 px on a CPU, 32 on an accelerator.
+        loss_kernel: computes the loss of `forward(skip_logits=True)`, see `chunked_loss`.
 
     Raises:
         ValueError: LoRA layers wrapped into the weights, which have to be merged first, or a
@@ -124,6 +125,7 @@ class InternVLChatModel(
         self.ps_version = config.ps_version
         self.img_context_token_id = config.img_context_token_id
         self.vit_batch_size: int | None = None
+        self.loss_kernel: Any = None
         self.conv_template = get_conv_template(config.template) if config.template else None
         self.system_message = _system_message(config, self.conv_template)
 
@@ -431,7 +433,7 @@ class InternVLChatModel(
         if skip_logits and labels is not None:
             outputs = self.language_model.base_model(**inputs, return_dict=True)
             head = self.language_model.get_output_embeddings()
-            loss = chunked_loss(outputs.last_hidden_state, head, *how)
+            loss = chunked_loss(outputs.last_hidden_state, head, *how, kernel=self.loss_kernel)
         else:
             inputs["logits_to_keep"] = logits_to_keep
             outputs = self.language_model(**inputs, return_dict=True)

@@ -15,7 +15,8 @@ tokens of the whole conversation instead; `per` chooses.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
@@ -71,3 +72,21 @@ def token_weights(groups: np.ndarray, exponent: float) -> np.ndarray:
         counts = np.bincount(groups[learnt])
         weights[learnt] = counts[groups[learnt]].astype(np.float64) ** -exponent
     return weights
+
+
+def cut_cross_entropy() -> Any:
+    """The fused kernel of cut-cross-entropy, for `InternVLChatModel.loss_kernel`.
+
+    It leaves out the gradients that bfloat16 could not hold; here all are kept, so that the loss is
+    the one that the chunks give.
+
+    Raises:
+        ImportError: cut-cross-entropy, or the Triton that it needs, is not installed.
+    """
+    try:
+        from cut_cross_entropy import linear_cross_entropy
+    except ImportError as error:
+        raise ImportError(
+            f"loss_kernel: cce needs a CUDA device, and pip install cut-cross-entropy ({error})."
+        ) from error
+    return partial(linear_cross_entropy, reduction="none", filter_eps=None)

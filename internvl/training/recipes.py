@@ -148,6 +148,7 @@ class Recipe:
         dtype: "bfloat16" computes in it with weights kept in float32; "float32" everything.
         gradient_checkpointing: compute activations again in the backward pass.
         attention: implementation, as in transformers; None for its choice.
+        loss_kernel: "cce" computes the loss with cut-cross-entropy, on CUDA; None in chunks.
         weighting: "len" or "sqrt", see `internvl.data.mixture`.
         frames: fewest and most frames drawn from a video.
         skips: how many samples may be left out.
@@ -180,6 +181,7 @@ class Recipe:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     gradient_checkpointing: bool = True
     attention: str | None = None
+    loss_kernel: Literal["cce"] | None = None
     weighting: Literal["len", "sqrt"] = "len"
     frames: tuple[int, int] = (8, 32)
     skips: SkipPolicy = field(default_factory=SkipPolicy)

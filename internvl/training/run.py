@@ -27,6 +27,7 @@ from internvl.data.packing import make_packer
 from internvl.data.stream import PackStream
 from internvl.training.callbacks import Ema, StopOnSignal
 from internvl.training.evaluate import Evaluator
+from internvl.training.losses import cut_cross_entropy
 from internvl.training.recipes import Recipe
 from internvl.training.stages import apply_stage, set_drop_path, trainable
 from internvl.training.trainer import PackTrainer, last_checkpoint
@@ -102,6 +103,8 @@ def _load(recipe: Recipe) -> hub.Loaded:
     loaded = hub.load(recipe.model, dtype="float32", attn_implementation=recipe.attention)
     model = loaded.model
     set_drop_path(model, recipe.drop_path)
+    if recipe.loss_kernel is not None:
+        model.loss_kernel = cut_cross_entropy()
     model.img_context_token_id = loaded.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
     if recipe.lora is None:
         apply_stage(model, recipe.stage)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from internvl import hub
 from internvl.data.examples import Example
-from internvl.training.losses import LossWeights, token_weights
+from internvl.training.losses import LossWeights, cut_cross_entropy, token_weights
 from tests import support
 
 functional = hub.ring0("functional_internvl_chat")
@@ -63,8 +65,8 @@ def test_the_loss_without_logits_is_the_same(name, chunk, monkeypatch):
     labels[:, :9] = -100
     weight = torch.rand(2, 24, generator=generator)
     batch = {"input_ids": ids, "labels": labels, "loss_weight": weight, "num_items_in_batch": 7.0}
-    monkeypatch.setattr(functional.chunked_loss, "__defaults__",
-                        (*functional.chunked_loss.__defaults__[:-1], chunk))  # fmt: skip
+    before = functional.chunked_loss.__defaults__
+    monkeypatch.setattr(functional.chunked_loss, "__defaults__", (*before[:-2], chunk, None))
     found = {}
     for skip in (False, True):
         model.zero_grad()
@@ -97,6 +99,43 @@ def test_logits_are_never_whole():
     functional.chunked_loss(hidden, head, labels, chunk=10).backward()
     assert max(seen) == 10
     assert sum(seen) == 2 * 32  # forward and again in backward, supervised positions only
+
+
+def test_a_kernel_takes_the_place_of_the_chunks():
+    """The contract that fused kernels are called by, with one in plain torch."""
+    model = support.load("qwen2")
+    ids = torch.randint(0, 900, (1, 12), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[:, :5] = -100
+    expected = model(input_ids=ids, labels=labels, skip_logits=True).loss
+    shapes = []
+
+    def kernel(hidden, weight, targets):
+        shapes.append((hidden.shape, weight.shape, targets.shape))
+        return torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="none")
+
+    model.loss_kernel = kernel
+    found = model(input_ids=ids, labels=labels, skip_logits=True).loss
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    D, V = model.config.llm_config.hidden_size, model.get_output_embeddings().weight.shape[0]
+    assert shapes == [((7, D), (V, D), (7,))]
+
+
+@pytest.mark.gpu
+def test_the_fused_kernel_gives_the_loss_of_the_chunks():
+    pytest.importorskip("cut_cross_entropy")
+    model = support.load("qwen2").cuda()
+    ids = torch.randint(0, 900, (1, 64), device="cuda")
+    expected = model(input_ids=ids, labels=ids, skip_logits=True).loss
+    model.loss_kernel = cut_cross_entropy()
+    found = model(input_ids=ids, labels=ids, skip_logits=True).loss
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)
+
+
+def test_a_missing_kernel_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cut_cross_entropy", None)
+    with pytest.raises(ImportError, match="pip install cut-cross-entropy"):
+        cut_cross_entropy()
 
 
 def test_a_batch_without_labels_has_a_loss_of_zero_and_gradients():
