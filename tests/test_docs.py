@@ -16,6 +16,7 @@ PAGES = (
     "answers",
     "conversations",
     "converting",
+    "data",
     "progressive",
     "scaling",
     "training",

@@ -74,11 +74,11 @@ class Ema(TrainerCallback):
         self.average: dict[str, torch.Tensor] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin from the weights, unless `load` was called."""
-        if not self.average:
-            self.average = {
-                name: weight.detach().clone() for name, weight in _learning(kwargs["model"])
-            }
+        """Begin from the weights, or from what `load` read."""
+        self.average = {
+            name: self.average.get(name, weight).detach().to(weight.device, copy=True)
+            for name, weight in _learning(kwargs["model"])
+        }
 
     @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -58,6 +58,9 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False) -> Path:
     """
     out = Path(out).expanduser().absolute()
     checkpoint = last_checkpoint(out)
+    if (out / FINAL).exists() and resume:
+        logger.info("%s is complete", out)
+        return out / FINAL
     if (checkpoint is not None or (out / FINAL).exists()) and not resume:
         raise FileExistsError(
             f"{out} holds a run; pass --resume to go on with it, or name another."

@@ -81,6 +81,11 @@ class PackTrainer(Trainer):
         # The base class wants a set to evaluate on; `evaluate` here has its own.
         held_out = None if evaluator is None else [0]
         super().__init__(model=loaded.model, train_dataset=stream, eval_dataset=held_out, **options)
+        if self._sharded and (average is not None or recipe.optimizer.name == "muon"):
+            raise ValueError(
+                "ema and the optimizer muon work on whole weights, and this run shards them; take "
+                "them out of the recipe, or launch without FSDP and DeepSpeed."
+            )
 
     # ------------------------------------------------------------------ data
     def get_train_dataloader(self) -> DataLoader:
@@ -212,6 +217,10 @@ class PackTrainer(Trainer):
 
     # ------------------------------------------------------------------ checkpoints
     @property
+    def _sharded(self) -> bool:
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    @property
     def _out(self) -> Path:
         return Path(self.args.output_dir or ".")
 
@@ -259,13 +268,12 @@ class PackTrainer(Trainer):
         if self.average is not None:
             self.average.swap(model)
         adapted = hasattr(model, "peft_config")
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         state = None
-        if sharded and not adapted:
+        if self._sharded and not adapted:
             state = self.accelerator.get_state_dict(self.model_wrapped)
         if adapted:
             self.save_model(str(folder.with_name("adapter")))
-        if self.args.should_save and not (sharded and adapted):
+        if self.args.should_save and not (self._sharded and adapted):
             export_loaded(
                 replace(self.loaded, model=model),
                 folder,

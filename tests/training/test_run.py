@@ -183,6 +183,9 @@ def test_a_loss_that_is_not_finite_names_its_samples(folder, tmp_path, monkeypat
 def test_a_run_is_not_overwritten(folder, whole):
     with pytest.raises(FileExistsError, match="--resume"):
         train(recipe(folder), whole)
+    before = (whole / "final" / "model.safetensors").stat().st_mtime_ns
+    assert train(recipe(folder), whole, resume=True) == whole / "final"  # it is complete
+    assert (whole / "final" / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_ranks_have_to_share_the_batch(folder, tmp_path, monkeypatch):
