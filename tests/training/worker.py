@@ -62,7 +62,7 @@ class Given(PackStream):
 
 def train(out: Path, meta: Path, *, rows: bool = False) -> dict[str, torch.Tensor]:
     """Weights after the steps, and the losses; `rows` puts the packs of a step in one batch."""
-    limits = {"context": 200, "max_tiles": 4}
+    limits = {"context": 200, "max_tiles": 4, "workers": 0}
     recipe = parse_recipe(
         {"model": str(hub.DEMO), "data": str(meta), "steps": STEPS, "batch": BATCH, **limits}
     )
