@@ -1,4 +1,4 @@
-"""Command line of the demo checkpoint: tokenizer, stage0, data, start, release,
+"""Command line of the demo checkpoint: tokenizer, examples, stage0, data, start, release,
 evaluate."""
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--start", type=Path, default=DEMO, help="checkpoint whose ViT is the start")
     one.add_argument("--cache", type=Path, default=archives.DEFAULT_CACHE)
     one.add_argument("--workers", type=int, default=1, help="data processes")
+
+    one = commands.add_parser("examples", help="draw examples/ and write its questions.json")
+    one.add_argument("--folder", type=Path, default=hub.REPOSITORY / "examples")
+    one.add_argument("--cache", type=Path, default=archives.DEFAULT_CACHE)
 
     one = commands.add_parser("data", help="write the training data: meta files, JSONL, pictures")
     one.add_argument("--out", type=Path, required=True, help="target folder")
@@ -93,6 +97,10 @@ def main() -> None:
 
         plan = stage0.Stage0Plan.read(args.recipe)
         stage0.train(plan, args.out, args.start, args.cache, args.workers)
+    elif args.command == "examples":
+        from internvl.training.demo import examples
+
+        examples.write_examples(args.folder, args.cache)
     elif args.command == "data":
         from internvl.training.demo import builder
 

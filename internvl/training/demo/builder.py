@@ -1,6 +1,6 @@
 """Writes the training data of the demo as files: meta JSON, JSONL and pictures.
 
-    OUT/meta_stage1.json, OUT/meta_stage2.json     the mixtures, in the official form
+    OUT/meta_{stage1,stage2,stage2_hard}.json      the mixtures, in the official form
     OUT/<dataset>.jsonl                            LLaVA-style conversations
     OUT/images/<dataset>/<thousands>/...           PNG and JPEG files; a clip is a folder of frames
 
@@ -35,32 +35,35 @@ SHARD = 1000  # samples whose pictures share a folder
 class Dataset:
     """One dataset: its maker, its size at scale 1, and its repeat factors.
 
-    ``stage1`` and ``stage2`` are repeat factors, 0 for a dataset that the stage does without;
-    ``frames`` is set for clips.
+    ``stage1``, ``stage2`` and ``stage2_hard`` are repeat factors, 0 for a dataset that the stage
+    does without; ``frames`` is set for clips.
     """
 
     make: Callable[[np.random.Generator, Material], Dialogue]
     size: int
     stage1: float
     stage2: float
+    stage2_hard: float
     tiles: int = 1
     frames: int | None = None
 
 
+# Later what is learnt is asked less and what is hard more.
 DATASETS: dict[str, Dataset] = {
-    "shapes": Dataset(dialogues.shapes, 20_000, 0.4, 1.0),
-    "boxes": Dataset(dialogues.boxes, 6_000, 0.0, 1.5),
-    "pair": Dataset(dialogues.pair, 6_000, 0.2, 1.0),
-    "video": Dataset(dialogues.video, 4_500, 0.2, 1.0, frames=4),
-    "video8": Dataset(dialogues.video8, 500, 0.0, 1.0, frames=8),
-    "digits": Dataset(dialogues.digits, 10_000, 0.4, 1.0),
-    "words": Dataset(dialogues.word, 16_000, 0.3, 1.2, tiles=3),
-    "emoji": Dataset(dialogues.emoji, 6_000, 0.5, 1.0),
-    "flags": Dataset(dialogues.flag, 2_500, 0.5, 0.8),
-    "charts": Dataset(dialogues.chart, 6_000, 0.3, 1.0),
-    "photos": Dataset(dialogues.photo, 1_000, 0.5, 0.8),
-    "text": Dataset(dialogues.text, 1_000, 0.3, 0.5),
+    "shapes": Dataset(dialogues.shapes, 20_000, 0.4, 1.0, 0.5),
+    "boxes": Dataset(dialogues.boxes, 6_000, 0.0, 1.5, 2.5),
+    "pair": Dataset(dialogues.pair, 6_000, 0.2, 1.0, 2.0),
+    "video": Dataset(dialogues.video, 4_500, 0.2, 1.0, 0.5, frames=4),
+    "video8": Dataset(dialogues.video8, 500, 0.0, 1.0, 1.0, frames=8),
+    "digits": Dataset(dialogues.digits, 10_000, 0.4, 1.0, 0.8),
+    "words": Dataset(dialogues.word, 16_000, 0.3, 1.2, 1.5, tiles=3),
+    "emoji": Dataset(dialogues.emoji, 6_000, 0.5, 1.0, 2.0),
+    "flags": Dataset(dialogues.flag, 2_500, 0.5, 0.8, 3.0),
+    "charts": Dataset(dialogues.chart, 6_000, 0.3, 1.0, 0.8),
+    "photos": Dataset(dialogues.photo, 1_000, 0.5, 0.8, 3.0),
+    "text": Dataset(dialogues.text, 1_000, 0.3, 0.5, 0.3),
 }
+STAGES = ("stage1", "stage2", "stage2_hard")
 _material: Material | None = None  # of a worker process
 
 
@@ -182,14 +185,14 @@ def build(
                 file.writelines(f"{line}\n" for line in lines)
         partial.replace(out / f"{name}.jsonl")
         logger.info("%s: %d samples", name, count)
-    for stage in ("stage1", "stage2"):
+    for stage in STAGES:
         text = json.dumps(meta(stage, sizes), indent=2)
         (out / f"meta_{stage}.json").write_text(text + "\n", "utf-8")
     return sizes
 
 
 def meta(stage: str, sizes: dict[str, int]) -> dict[str, dict[str, Any]]:
-    """The meta file of ``stage1`` or ``stage2``; paths are relative to it."""
+    """The meta file of one of ``STAGES``; paths are relative to it."""
     found = {}
     for name, count in sizes.items():
         dataset = DATASETS[name]
@@ -197,7 +200,7 @@ def meta(stage: str, sizes: dict[str, int]) -> dict[str, dict[str, Any]]:
         if not repeat:
             continue
         found[name] = {
-            "root": ".", "annotation": f"{name}.jsonl", "data_augment": True,
+            "root": ".", "annotation": f"{name}.jsonl", "data_augment": not dataset.frames,
             "max_dynamic_patch": dataset.tiles, "repeat_time": repeat, "length": count,
         }  # fmt: skip
         if dataset.frames:
