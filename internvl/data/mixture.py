@@ -188,22 +188,15 @@ class Mixture:
             shards: how many shares.
             start: keys of the shard to leave out, at no cost.
         """
-        draws = self._draws(epoch)  # (n,) the dataset of each sample
-        mine = np.arange(shard, len(draws), shards)[start:]
-        within = np.empty(len(draws), np.int64)  # which of its dataset's samples each is
-        for dataset in range(len(self.specs)):
-            places = np.flatnonzero(draws == dataset)
-            within[places] = np.arange(len(places))
+        datasets, places = self._share(epoch, shard, shards, start)
         passes: dict[int, tuple[int, np.ndarray]] = {}
-        for place in mine:
-            dataset, count = int(draws[place]), int(within[place])
-            size = int(self.sizes[dataset])
-            number, offset = divmod(count, size)
+        for dataset, place in zip(datasets.tolist(), places.tolist(), strict=True):
+            size, rows = int(self.sizes[dataset]), len(self.sources[dataset])
+            number, offset = divmod(place, size)
             if passes.get(dataset, (-1, None))[0] != number:
                 passes[dataset] = number, self._rows(dataset, epoch, number)
-            row = int(passes[dataset][1][offset])
-            total = len(self.sources[dataset])
-            yield dataset, row, number * (-(-size // total)) + offset // total
+            copy = number * -(-size // rows) + offset // rows
+            yield dataset, int(passes[dataset][1][offset]), copy
 
     def sample(self, key: Sequence[int]) -> tuple[Sample, DatasetSpec]:
         """Read and parse the sample of a key.
@@ -228,6 +221,19 @@ class Mixture:
         """The randomness of one sample: its JPEG quality, its frames."""
         return np.random.default_rng([self.seed, epoch, *key[:3]])
 
+    def _share(
+        self, epoch: int, shard: int, shards: int, start: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The dataset of each sample of a shard, and which of its dataset's samples it is."""
+        draws = self._draws(epoch)  # (n,)
+        counts = np.bincount(draws, minlength=len(self.specs))
+        within = np.arange(len(draws), dtype=np.int32)  # from the first sample of the dataset
+        within -= np.repeat((np.cumsum(counts) - counts).astype(np.int32), counts)
+        places = np.empty(len(draws), np.int32)
+        places[np.argsort(draws, kind="stable")] = within
+        mine = slice(shard + start * shards, None, shards)
+        return draws[mine].copy(), places[mine].copy()  # the rest is let go
+
     def _draws(self, epoch: int) -> np.ndarray:
         """The dataset of each sample of an epoch, in order."""
         rng = np.random.default_rng([self.seed, epoch, _DRAWS])
@@ -247,10 +253,11 @@ class Mixture:
             return np.arange(size) % rows
         rng = np.random.default_rng([self.seed, epoch, _ROWS, dataset, number])
         whole, rest = divmod(size, rows)
-        passes = [rng.permutation(rows) for _ in range(whole)]
+        every = np.arange(rows, dtype=np.int32)
         if self.repeat == "official" and not whole:
-            return rng.permutation(rest)  # the first rows, in another order
-        return np.concatenate([*passes, rng.permutation(rows)[:rest]])
+            return rng.permutation(every[:rest])  # the first rows, in another order
+        passes = [rng.permutation(every) for _ in range(whole)]
+        return np.concatenate([*passes, rng.permutation(every)[:rest]])
 
 
 # Streams of randomness that must not meet.
