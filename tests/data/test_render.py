@@ -142,6 +142,15 @@ def test_the_system_message_of_a_sample_takes_the_place_of_the_templates(tokeniz
     assert conversation.get_conv_template("internvl2_5").system_message == template.system_message
 
 
+def test_a_token_of_id_0_is_learnt(tokenizers):
+    """The official collator pads with 0 and takes every 0 for padding; it is "!" in Qwen2's."""
+    tokenizer = tokenizers["qwen2"]
+    word = tokenizer.convert_ids_to_tokens(0)
+    turns = [RenderedTurn("user", ("Hi",)), RenderedTurn("assistant", (f"Hello{word}",))]
+    rendered = Renderer(conversation.get_conv_template("internvl2_5"), tokenizer, 1).render(turns)
+    assert (rendered.labels == 0).sum() == 1
+
+
 def test_nothing_to_learn_and_empty_turns_are_named(tokenizers):
     renderer = Renderer(conversation.get_conv_template("internvl2_5"), tokenizers["qwen2"], 1)
     with pytest.raises(DataError) as caught:

@@ -47,9 +47,11 @@ def test_a_lone_image_or_video_comes_first_if_nobody_placed_it(row, expected):
 @pytest.mark.parametrize(
     "said", ["<image>\nWhat?", "What?\n<image>", "Look: <image>here", "<image>What?"]
 )
-def test_a_tag_stays_where_it_is_and_text_stays_exact(said):
-    sample = parse_row({"image": "a.png", "conversations": turns(said, " That.\n")})
-    assert text_of(sample) == said.replace("<image>", "[a.png]")
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_a_tag_stays_where_it_is_and_text_stays_exact(said, kind):
+    said = said.replace("image", kind)
+    sample = parse_row({kind: "a.x", "conversations": turns(said, " That.\n")})
+    assert text_of(sample) == said.replace(f"<{kind}>", "[a.x]")
     assert text_of(sample, 1) == " That.\n"
 
 

@@ -21,7 +21,7 @@ from internvl.checkpoints.verify import verify
 from internvl.training import run as module
 from internvl.training import trainer as trainer_module
 from internvl.training.callbacks import Ema
-from internvl.training.recipes import load_recipe
+from internvl.training.recipes import load_recipe, parse_recipe
 from internvl.training.run import train
 from tests import support
 from tests.data.files import picture, small_mixture, turns, write_meta, write_rows
@@ -178,6 +178,29 @@ def test_a_loss_that_is_not_finite_names_its_samples(folder, tmp_path, monkeypat
         trainer_module.NotFinite, match=r"loss is nan at step 1 .*(images|texts) row"
     ):
         train(replace(recipe(folder, ema=None), workers=0), tmp_path / "out")
+
+
+def test_a_frozen_encoder_is_still_in_every_step(folder, tmp_path, monkeypatch):
+    """The base class puts the whole model in training mode at each step, drop path with it."""
+    seen = []
+    forward = support.modeling_vit.InternVisionModel.forward
+
+    def watched(self, *arguments, **options):
+        seen.append((self.training, any(w.requires_grad for w in self.parameters())))
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(support.modeling_vit.InternVisionModel, "forward", watched)
+    stage = parse_recipe({"model": "", "data": "", "steps": 1, "stage": "1"}).stage
+    out = tmp_path / "out"
+    train(replace(recipe(folder, ema=None, steps=2), workers=0, stage=stage), out)
+    assert len(seen) == 4
+    assert set(seen) == {(False, False)}
+    before = hub.load(dtype="float32").model.state_dict()
+    after = hub.load(out / "final", dtype="float32").model.state_dict()
+    moved = {
+        name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])
+    }
+    assert moved == {"mlp1"}
 
 
 def test_a_run_is_not_overwritten(folder, whole):
