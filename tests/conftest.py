@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 import transformers
+from hypothesis import settings
 
 from tests import support
+
+# Property tests have no clock, no folder of remembered examples, and the same examples
+# in every run; HYPOTHESIS_PROFILE=explore looks for new ones.
+settings.register_profile("repository", deadline=None, database=None, derandomize=True)
+settings.register_profile("explore", deadline=None, database=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repository"))
 
 
 @pytest.fixture(autouse=True)

@@ -102,7 +102,7 @@ def by_the_words_of_the_report(sizes: Sizes, limits: Limits, buffer: int) -> lis
     return packs + sorted(opened, key=size)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(sizes=SIZES, buffer=st.integers(1, 6))
 def test_report_rule_is_what_the_words_say(sizes, buffer):
     found = indices(pack(ReportPacker(SMALL, buffer), items(sizes)))
@@ -198,7 +198,7 @@ def test_best_fit_carries_at_most_half_a_window():
 
 
 # ---------------------------------------------------------------------- what every rule keeps
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sizes=SIZES, bound=st.integers(2, 9))
 @pytest.mark.parametrize("rule", RULES)
 def test_no_sample_is_lost_and_no_limit_broken(rule, sizes, bound):
@@ -215,7 +215,7 @@ def test_no_sample_is_lost_and_no_limit_broken(rule, sizes, bound):
     assert packer.state() == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sizes=SIZES, cut=st.integers(0, 60), bound=st.integers(2, 9))
 @pytest.mark.parametrize("rule", RULES)
 def test_a_restored_packer_goes_on_alike(rule, sizes, cut, bound):
@@ -312,7 +312,7 @@ def long_samples(draw):
     return tokens, spans, draw(st.lists(st.integers(0, tokens), max_size=6))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(sample=long_samples(), prefer=st.booleans())
 def test_select_loses_and_tears_nothing(sample, prefer):
     tokens, images, preferred = sample

@@ -87,7 +87,7 @@ def inference_ids(template, turns, tokenizer):
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("kind", ["qwen2", "phi3", "slow"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(dialogue=dialogues)
 def test_ids_are_those_of_inference(name, kind, dialogue, tokenizers):
     template, tokenizer = conversation.get_conv_template(name), tokenizers[kind]

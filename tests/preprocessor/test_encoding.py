@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -71,7 +73,9 @@ def test_text_gives_no_control_token_but_the_grounding_tags(text):
     ids = encoding.encode([encoding.Piece(text, False)], tokenizer) if text else []
     allowed = set(tokenizer.convert_tokens_to_ids(list(encoding.GROUNDING_TAGS)))
     assert set(ids) & set(tokenizer.added_tokens_decoder) <= allowed
-    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+    # Qwen2's tokenizer normalises, which replaces a few compatibility characters.
+    expected = unicodedata.normalize("NFC", text)
+    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == expected
 
 
 @settings(max_examples=60)
