@@ -8,6 +8,7 @@ trainer          transformers.Trainer on packs
 optim, muon      AdamW; Muon for the matrices
 callbacks        SIGTERM, average of the weights
 evaluate         held-out loss and answers while training
+curves           losses of runs as a picture
 progressive      an aligned ViT under a larger language model (section 3.3)
 assemble         a checkpoint of a ViT and a language model; vocabulary adds the tokens
 distill          cosine distillation of InternViT-300M (Table 1)

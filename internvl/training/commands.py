@@ -143,4 +143,25 @@ def distill(
     typer.echo(module.describe(module.run(recipe, out, resume=resume)))
 
 
-COMMANDS: tuple[Any, ...] = (run, transfer_vit, assemble, distill)
+def curves(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or a JSON of --json.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="PICTURE", help="PNG or SVG to draw.")],
+    as_json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the numbers here.")
+    ] = None,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Begin every run at step 0, to compare them.")
+    ] = False,
+) -> None:
+    """Draw the losses of one or several runs."""
+    from internvl.training import curves as module
+
+    found = [curve for run in runs for curve in module.read(run)]
+    typer.echo(f"drawn  {module.draw(found, out, overlay=overlay)}")
+    if as_json is not None:
+        module.save(found, as_json)
+
+
+COMMANDS: tuple[Any, ...] = (run, transfer_vit, assemble, distill, curves)
