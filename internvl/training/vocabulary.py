@@ -16,24 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from internvl import hub
 from internvl.checkpoints import settings
+from internvl.checkpoints.build_tokenizer import INTERNVL_SPECIAL as NEW_TOKENS
 from internvl.checkpoints.tensors import Weights
 from internvl.source_files import DATA, optional_json, read_json, resolve
 
 if TYPE_CHECKING:
     import torch
 
-# In the order of the official training code, which is that of the published ids.
-NEW_TOKENS = (
-    "<img>",
-    "</img>",
-    "<IMG_CONTEXT>",
-    "<quad>",
-    "</quad>",
-    "<ref>",
-    "</ref>",
-    "<box>",
-    "</box>",
-)
 # Names in a language model: its embedding, and its output layer.
 _ENDS = {
     "internlm2": ("model.tok_embeddings.weight", "output.weight"),
