@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from internvl import hub
+from internvl import grounding, hub
 
 EXAMPLES = hub.REPOSITORY / "examples"
 ENOUGH = 0.8  # share of right answers below which the command fails
+OVERLAP = 0.5  # of a box with the expected one, above which it is right
 SETTINGS = {"max_new_tokens": 32, "do_sample": False}
 
 
@@ -39,6 +40,17 @@ def load_tiles(loaded: Any, entry: dict, folder: Path) -> tuple[Any, list[int], 
         label = entry.get("labels", "Image-{}: " if len(names) > 1 else "")
     tags = "".join(f"{label.format(k + 1)}<image>\n" for k in range(len(counts)))
     return tiles.to(loaded.model.device, loaded.model.dtype), counts, tags
+
+
+def is_right(answer: str, expected: str) -> bool:
+    """Whether an answer is the expected one: the same text, or boxes that overlap its boxes."""
+    wanted = grounding.parse_boxes(expected, height=1000, width=1000)
+    if not wanted:
+        return answer == expected
+    found = grounding.parse_boxes(answer, height=1000, width=1000)
+    return len(found) == len(wanted) and all(
+        grounding.iou(a, b) > OVERLAP for a, b in zip(found, wanted, strict=True)
+    )
 
 
 def run(loaded: Any, folder: Path = EXAMPLES, entries: list[dict] | None = None) -> list[dict]:
@@ -68,7 +80,7 @@ def run(loaded: Any, folder: Path = EXAMPLES, entries: list[dict] | None = None)
                     "question": turn["question"],
                     "answer": answer,
                     "expected": turn["expected"],
-                    "right": answer == turn["expected"],
+                    "right": is_right(answer, turn["expected"]),
                 }
             )
     return records

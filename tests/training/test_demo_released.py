@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from internvl import demo, hub
-from internvl.training.demo import evaluate
+from internvl.training import assemble
+from internvl.training.demo import evaluate, larger
 
 DEMO = hub.REPOSITORY / "demo"
 
@@ -47,7 +49,7 @@ def test_every_example_file_is_used_and_described():
 FLOORS = {
     "colour of one": 0.9, "shape of one": 0.9, "exists": 0.85, "count 1-6": 0.85,
     "position": 0.85, "relation": 0.8, "which of two images": 0.8, "motion": 0.8,
-    "second turn": 0.8,
+    "second turn": 0.8, "box": 0.5,
 }  # fmt: skip
 
 
@@ -73,3 +75,16 @@ def test_the_command_fails_when_answers_are_wrong(loaded, tmp_path, monkeypatch,
     printed = capsys.readouterr().out
     assert "0 of 3 answers as expected" in printed
     assert printed.count("something else") == 3
+
+
+def test_the_demos_encoder_goes_under_a_larger_language_model(loaded, tmp_path):
+    """The first commands of docs/progressive.md."""
+    count = larger.language_model(DEMO, tmp_path / "llm")
+    out = tmp_path / "larger"
+    assemble.assemble(str(DEMO), str(tmp_path / "llm"), out, assemble.Options(tile_size=112))
+    made = hub.load(out)
+    assert sum(w.numel() for w in made.model.language_model.parameters()) == count == 10_356_096
+    assert made.tokenizer.get_vocab() == loaded.tokenizer.get_vocab()
+    vision = loaded.model.vision_model.state_dict()
+    for name, weight in made.model.vision_model.state_dict().items():
+        assert torch.equal(weight, vision[name].float()), name

@@ -1,5 +1,5 @@
-"""Command line of the demo checkpoint: tokenizer, examples, stage0, data, start, release,
-evaluate."""
+"""Command line of the demo checkpoint: tokenizer, examples, stage0, data, start, larger,
+release, evaluate."""
 
 from __future__ import annotations
 
@@ -45,6 +45,12 @@ def _parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("start", help="a folder to begin stage 1 with: DEMO with a new ViT")
     one.add_argument("--vision", type=Path, required=True, help="vit.safetensors of stage 0")
+    one.add_argument("--out", type=Path, required=True, help="target folder")
+    one.add_argument("--demo", type=Path, default=DEMO)
+
+    one = commands.add_parser(
+        "larger", help="a larger, random language model for the tokenizer of DEMO"
+    )
     one.add_argument("--out", type=Path, required=True, help="target folder")
     one.add_argument("--demo", type=Path, default=DEMO)
 
@@ -109,6 +115,11 @@ def main() -> None:
             args.out, seed=args.seed, scale=args.scale, cache=args.cache,
             processes=args.processes, only=only,
         )  # fmt: skip
+    elif args.command == "larger":
+        from internvl.training.demo import larger
+
+        count = larger.language_model(args.demo, args.out)
+        logger.info("written %s, %d parameters", args.out, count)
     elif args.command in ("start", "release"):
         from internvl.training.demo import release
 

@@ -1,6 +1,6 @@
 """Writes the training data of the demo as files: meta JSON, JSONL and pictures.
 
-    OUT/meta_{stage1,stage2,stage2_hard}.json      the mixtures, in the official form
+    OUT/meta_<stage>.json                          the mixtures (STAGES), in the official form
     OUT/<dataset>.jsonl                            LLaVA-style conversations
     OUT/images/<dataset>/<thousands>/...           PNG and JPEG files; a clip is a folder of frames
 
@@ -35,7 +35,7 @@ SHARD = 1000  # samples whose pictures share a folder
 class Dataset:
     """One dataset: its maker, its size at scale 1, and its repeat factors.
 
-    ``stage1``, ``stage2`` and ``stage2_hard`` are repeat factors, 0 for a dataset that the stage
+    ``stage1`` to ``stage2_last`` are repeat factors, 0 for a dataset that the stage
     does without; ``frames`` is set for clips.
     """
 
@@ -44,26 +44,27 @@ class Dataset:
     stage1: float
     stage2: float
     stage2_hard: float
+    stage2_last: float
     tiles: int = 1
     frames: int | None = None
 
 
 # Later what is learnt is asked less and what is hard more.
 DATASETS: dict[str, Dataset] = {
-    "shapes": Dataset(dialogues.shapes, 20_000, 0.4, 1.0, 0.5),
-    "boxes": Dataset(dialogues.boxes, 6_000, 0.0, 1.5, 2.5),
-    "pair": Dataset(dialogues.pair, 6_000, 0.2, 1.0, 2.0),
-    "video": Dataset(dialogues.video, 4_500, 0.2, 1.0, 0.5, frames=4),
-    "video8": Dataset(dialogues.video8, 500, 0.0, 1.0, 1.0, frames=8),
-    "digits": Dataset(dialogues.digits, 10_000, 0.4, 1.0, 0.8),
-    "words": Dataset(dialogues.word, 16_000, 0.3, 1.2, 1.5, tiles=3),
-    "emoji": Dataset(dialogues.emoji, 6_000, 0.5, 1.0, 2.0),
-    "flags": Dataset(dialogues.flag, 2_500, 0.5, 0.8, 3.0),
-    "charts": Dataset(dialogues.chart, 6_000, 0.3, 1.0, 0.8),
-    "photos": Dataset(dialogues.photo, 1_000, 0.5, 0.8, 3.0),
-    "text": Dataset(dialogues.text, 1_000, 0.3, 0.5, 0.3),
+    "shapes": Dataset(dialogues.shapes, 20_000, 0.4, 1.0, 0.5, 1.0),
+    "boxes": Dataset(dialogues.boxes, 6_000, 0.0, 1.5, 2.5, 4.0),
+    "pair": Dataset(dialogues.pair, 6_000, 0.2, 1.0, 2.0, 4.0),
+    "video": Dataset(dialogues.video, 4_500, 0.2, 1.0, 0.5, 0.4, frames=4),
+    "video8": Dataset(dialogues.video8, 500, 0.0, 1.0, 1.0, 0.5, frames=8),
+    "digits": Dataset(dialogues.digits, 10_000, 0.4, 1.0, 0.8, 0.8),
+    "words": Dataset(dialogues.word, 16_000, 0.3, 1.2, 1.5, 1.0, tiles=3),
+    "emoji": Dataset(dialogues.emoji, 6_000, 0.5, 1.0, 2.0, 1.5),
+    "flags": Dataset(dialogues.flag, 2_500, 0.5, 0.8, 3.0, 1.5),
+    "charts": Dataset(dialogues.chart, 6_000, 0.3, 1.0, 0.8, 0.6),
+    "photos": Dataset(dialogues.photo, 1_000, 0.5, 0.8, 3.0, 1.5),
+    "text": Dataset(dialogues.text, 1_000, 0.3, 0.5, 0.3, 0.2),
 }
-STAGES = ("stage1", "stage2", "stage2_hard")
+STAGES = ("stage1", "stage2", "stage2_hard", "stage2_last")
 _material: Material | None = None  # of a worker process
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from internvl.training.demo import digits, scenes
+from internvl.training.demo import digits, fonts, pictures, scenes, words
 from internvl.training.demo.archives import DEFAULT_CACHE
 from internvl.training.demo.scenes import ANCHORS, Item, Scene
 
@@ -83,8 +84,18 @@ QUESTIONS: list[dict] = [
      "expected": "Image-2"},
     {"images": ["left.png", "right.jpg"], "question": "Which image has more objects?",
      "expected": "Image-2"},
-    {"images": ["left.png", "right.jpg"], "question": "What color is the circle in Image-1?",
-     "expected": "blue"},
+    {"images": ["left.png", "right.jpg"], "question": "What color is the circle in Image-2?",
+     "expected": "gray"},
+    {"image": "six.jpg", "question": "Please provide the bounding box coordinate of the region "
+     "this sentence describes: <ref>purple cross</ref>",
+     "expected": "purple cross[[60, 100, 300, 340]]"},
+    {"image": "sign.png", "question": "What does the text say?", "expected": "ALBUM"},
+    {"image": "sign.png", "question": "What is the last letter?", "expected": "M"},
+    {"image": "number.png", "question": "What number is this?", "expected": "42"},
+    {"image": "chart.png", "question": "Which bar is the highest?", "expected": "blue"},
+    {"image": "chart.png", "question": "What is the value of the green bar?", "expected": "5"},
+    {"image": "cat.jpg", "question": "What is shown in the photo?", "expected": "cat"},
+    {"image": "umbrella.png", "question": "What is this?", "expected": "umbrella"},
     {"video": CLIP, "question": "In which direction does the object move?", "expected": "right"},
     {"images": [f"frame{k}.png" for k in (1, 2, 3, 4)], "labels": "Frame-{}: ",
      "question": "Where is the triangle moving?", "expected": "right"},
@@ -126,6 +137,59 @@ def write_clip(path: Path, count: int = 16, rate: int = 8) -> None:
             container.mux(packet)
 
 
+def _sign(cache: Path, word: str = "ALBUM") -> Image.Image:
+    """A printed word; neither it nor its font is in training."""
+    if not words.held_out(word):
+        raise ValueError(f"{word} is a word of training; take another for the sign.")
+    known = fonts.load("test", cache)
+    face = ImageFont.truetype(io.BytesIO(known.files[0]), 62)
+    image = Image.new("RGB", (336, 112), CREAM)
+    ImageDraw.Draw(image).text((168, 56), word, font=face, fill=NIGHT, anchor="mm")
+    return image
+
+
+def _number(cache: Path, digit_pair: tuple[int, int] = (4, 2)) -> Image.Image:
+    """Two held-out digits of the UCI set, dark on white, side by side."""
+    images, labels = digits.uci_images(cache)
+    sheet = Image.new("RGB", (224, 224), WHITE)
+    for place, value in enumerate(digit_pair):
+        glyph = digits.uci_glyph(images[int(np.flatnonzero(labels == value)[3])])
+        drawn = Image.fromarray(255 - glyph).convert("RGB").resize((100, 100))
+        sheet.paste(drawn, (8 + 108 * place, 62))
+    return sheet
+
+
+def _chart() -> Image.Image:
+    """A bar chart as matplotlib draws it; the demo was trained on another drawing of charts."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3, 3), dpi=112)
+    axes = figure.subplots()
+    colours = ("red", "blue", "green", "orange")
+    axes.bar(range(4), (3, 8, 5, 6), color=colours)
+    axes.set(ylim=(0, 10), yticks=range(0, 11, 2), xticks=[])
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return Image.open(stream).convert("RGB")
+
+
+def _photo(cache: Path, name: str = "cat") -> Image.Image:
+    """The middle of one of the photographs of training: naming it is memory."""
+    found = next(p for p in pictures.load("test", cache)["photo"] if p.name == name).image
+    side = min(found.size)
+    left = (found.width - side) // 2
+    return found.crop((left, 0, left + side, side))
+
+
+def _emoji(cache: Path, name: str = "umbrella") -> Image.Image:
+    """An emoji in the style that training does not have (Twemoji, CC BY 4.0)."""
+    found = next(p for p in pictures.load("test", cache)["emoji"] if p.name == name).image
+    sheet = Image.new("RGB", (160, 160), WHITE)
+    large = found.resize((128, 128), Image.Resampling.BICUBIC)
+    sheet.paste(large, (16, 16), large)
+    return sheet
+
+
 def write_examples(folder: Path, cache: Path = DEFAULT_CACHE) -> None:
     """Write the pictures, the clip and questions.json.
 
@@ -139,9 +203,14 @@ def write_examples(folder: Path, cache: Path = DEFAULT_CACHE) -> None:
         image = scenes.draw_scene(scene, rng)
         image.save(folder / name, quality=90)  # PNG has no quality and ignores it
     images, labels = digits.uci_images(cache)
-    glyph = digits.uci_glyph(images[int(np.flatnonzero(labels == 7)[0])])
+    glyph = digits.uci_glyph(images[int(np.flatnonzero(labels == 7)[1])])
     picture = Image.fromarray(255 - glyph).resize((336, 336), Image.Resampling.BICUBIC)
     picture.save(folder / "digit.png")
+    _sign(cache).save(folder / "sign.png")
+    _number(cache).save(folder / "number.png")
+    _chart().save(folder / "chart.png")
+    _photo(cache).save(folder / "cat.jpg", quality=88)
+    _emoji(cache).save(folder / "umbrella.png")
     for index, frame in enumerate(clip_frames()):
         frame.save(folder / f"frame{index + 1}.png")
     write_clip(folder / CLIP)
