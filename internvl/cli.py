@@ -1,7 +1,7 @@
 """The command line: `python -m internvl chat | explain | doctor`, thin calls into modules.
 
-Those for checkpoints (adopt, verify, ...), data and training stand in commands.py of their
-packages.
+Those for checkpoints (adopt, verify, ...), data, filtering and training stand in commands.py of
+their packages.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import typer
 
 from internvl.checkpoints.commands import COMMANDS
 from internvl.data import commands as data_commands
+from internvl.filtering import commands as filtering_commands
 from internvl.training import commands as training_commands
 
 if TYPE_CHECKING:  # torch and transformers are imported by the commands that need them
@@ -349,13 +350,14 @@ def _plain_errors() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose errors are printed as by the others."""
+def _guarded(command: Callable[..., None], *, models: bool = True) -> Callable[..., None]:
+    """A command whose errors are printed as by the others; `models` if it may load one."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
         with _plain_errors():
-            _quiet()
+            if models:
+                _quiet()
             command(*arguments, **options)
 
     return run
@@ -368,6 +370,13 @@ _data = typer.Typer(help="Look at training data.", no_args_is_help=True)
 for _command in data_commands.COMMANDS:
     _data.command()(_guarded(_command))
 app.add_typer(_data, name="data")
+
+_filter = typer.Typer(
+    help="Clean training data: rules, an LLM judge, review.", no_args_is_help=True
+)
+for _command in filtering_commands.COMMANDS:
+    _filter.command()(_guarded(_command, models=False))
+app.add_typer(_filter, name="filter")
 
 _train = typer.Typer(
     help="Train: `internvl train RECIPE.yaml`, and what makes checkpoints to start from.",
