@@ -1,4 +1,4 @@
-"""The sub-commands of `internvl data`: validate, pack."""
+"""The sub-commands of `internvl data`: validate, pack, mixture."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from internvl.data.mixture_command import mixture
 
 Meta = Annotated[Path, typer.Argument(metavar="META", help="Meta file, see docs/data.md.")]
 Model = Annotated[
@@ -83,4 +85,4 @@ def validate(
         raise typer.Exit(1)
 
 
-COMMANDS: tuple[Any, ...] = (validate, pack)
+COMMANDS: tuple[Any, ...] = (validate, pack, mixture)
