@@ -52,7 +52,7 @@ check: setup ## lint, format, types, import policy, hashes of the remote code
 	$(TEST_ENV) $(VENV)/bin/python -m pytest -q tests/test_policy.py
 
 # import_time.py has no reduced size.
-BENCHMARKS := preprocess vit prefill turns samples batch decode end_to_end load packing
+BENCHMARKS := preprocess vit prefill turns samples batch decode end_to_end load packing filtering
 
 bench: setup ## run every benchmark at reduced depth (25 minutes), one line of JSON each
 	@set -e; $(VENV)/bin/python benchmarks/import_time.py --json; \

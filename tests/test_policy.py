@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "checkpoints": LEAVES,
     "chat": LEAVES,
     "filtering": LEAVES | {"data"},
-    "training": LEAVES | {"data", "chat", "checkpoints"},
+    "training": LEAVES | {"data", "chat", "checkpoints", "filtering"},
     "evaluation": LEAVES | {"chat"},
     "demo": LEAVES | {"chat"},
     "doctor": LEAVES,

@@ -16,7 +16,8 @@ from internvl.filtering.prompts import DOMAINS, Domain
 
 _THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 _SCORE = re.compile(r"\bscore\b\W{0,5}(?:is|of)?\W{0,3}(-?\d+(?:\.\d+)?)(?:\s*/\s*(\d+))?", re.I)
-_NUMBER = re.compile(r"\s*(-?\d+(?:\.\d+)?)(?:\s*/\s*(\d+))?\s*\.?\s*")
+# A first line that is a number and nothing else; prose may follow.
+_NUMBER = re.compile(r"\s*(-?\d+(?:\.\d+)?)(?:[^\S\n]*/[^\S\n]*(\d+))?[^\S\n]*\.?[^\S\n]*(?:\n|$)")
 
 
 class Unusable(ValueError):
@@ -42,7 +43,7 @@ def read_score(text: str) -> Scored:
         if "score" in value:
             return Scored(_in_range(value["score"]), str(value.get("reason", "")))
     found = _SCORE.findall(text)
-    if not found and (alone := _NUMBER.fullmatch(text)):
+    if not found and (alone := _NUMBER.match(text)):
         found = [alone.groups(default="")]
     scores = {_in_range(number, of) for number, of in found}
     if len(scores) != 1:

@@ -38,6 +38,7 @@ def record(answer="An answer.", key="a:1", dataset="a"):
         ("**Score**: 4", 4),
         ("8", 8),
         ("7/10", 7),
+        ("10\n\nThe sample has 3 sentences.", 10),
     ],
 )
 def test_score_is_read(text, score):
@@ -58,6 +59,8 @@ def test_score_is_read(text, score):
         "Score: 3 or, seen otherwise, score: 8",
         "Score: 3/5",
         "It has 3 steps and 8 sentences.",
+        "3 of the sentences repeat.",
+        "10 none; 5-9 some needless repetition",
         '<think>I would say {"score": 9} but',
         "[" * 100_000,
     ],

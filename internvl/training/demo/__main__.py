@@ -1,9 +1,10 @@
 """Command line of the demo checkpoint: tokenizer, examples, stage0, data, start, larger,
-release, evaluate."""
+release, evaluate, loops-data, loops-measure."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 import tempfile
@@ -67,7 +68,40 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--cache", type=Path, default=archives.DEFAULT_CACHE)
     one.add_argument("--json", type=Path, help="also write the results here")
     one.add_argument("--write", action="store_true", help="put the table into README.md of MODEL")
+
+    one = commands.add_parser(
+        "loops-data", help="answers in steps, clean and with loops (docs/filtering.md)"
+    )
+    one.add_argument("--out", type=Path, required=True, help="target folder")
+    one.add_argument("--count", type=int, default=6000, help="samples")
+    one.add_argument("--share", type=float, default=0.04, help="of the samples that loop")
+
+    one = commands.add_parser("loops-measure", help="how many long answers never end")
+    one.add_argument("models", nargs="+", metavar="NAME=FOLDER", help="trained checkpoints")
+    one.add_argument("--n", type=int, default=1000, help="questions")
+    one.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.7, 1.0])
+    one.add_argument("--json", type=Path, required=True, help="write the results here")
+    one.add_argument("--picture", type=Path, help="draw them into this PNG or SVG")
     return parser
+
+
+def _loops(args: argparse.Namespace) -> None:
+    from internvl.training.demo import loops
+
+    if args.command == "loops-data":
+        count = loops.build(args.out, count=args.count, share=args.share)
+        logger.info("%d samples, %d of them with a loop in %s/dirty", args.count, count, args.out)
+        return
+    pairs = [name.partition("=") for name in args.models]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        raise SystemExit(f"{wrong}: expected NAME=FOLDER")
+    models = {name: Path(folder) for name, _, folder in pairs}
+    with tempfile.TemporaryDirectory() as folder:
+        rows = loops.measure(models, Path(folder), count=args.n, temperatures=args.temperatures)
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    args.json.write_text(f"[\n{lines}\n]\n", "utf-8")
+    if args.picture:
+        loops.draw(rows, args.picture)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -115,6 +149,8 @@ def main() -> None:
             args.out, seed=args.seed, scale=args.scale, cache=args.cache,
             processes=args.processes, only=only,
         )  # fmt: skip
+    elif args.command.startswith("loops-"):
+        _loops(args)
     elif args.command == "larger":
         from internvl.training.demo import larger
 
