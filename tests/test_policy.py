@@ -20,10 +20,11 @@ THIRD_PARTY = {
     "preprocessor": {"torch", "transformers", "numpy", "PIL"},
 }
 EXTRA = {"tokenization_internlm2.py": {"sentencepiece"}}
-LEAVES = {"hub", "source_files", "grounding", "answers", "context", "quantization"}
+LEAVES = {"hub", "source_files", "grounding", "answers", "context", "quantization", "settings"}
 MAY_IMPORT = {
     "hub": {"source_files", "quantization"},
     "context": set(),
+    "settings": set(),
     "quantization": set(),
     "source_files": set(),
     "grounding": set(),

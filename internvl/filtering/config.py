@@ -5,18 +5,17 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from internvl.data.mixture import load_meta
 from internvl.data.sources import HUB
+from internvl.settings import build, read_yaml
 
 CONFIG_FILE = "config.json"
 
@@ -136,16 +135,8 @@ def load_config(path: str | os.PathLike, overrides: Mapping[str, Any] | None = N
         ValueError: unknown keys, values of another type, or values that no run could have.
         ImportError: PyYAML is not installed.
     """
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError("configurations need PyYAML: pip install 'internvl[filter]'") from error
     path = Path(path)
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is no configuration; expected a mapping of keys to values.")
-    for name, value in (overrides or {}).items():
-        _put(content, name, value)
+    content = read_yaml(path, overrides, what="configuration", extra="filter")
     try:
         return parse_config(content, path.parent)
     except (TypeError, ValueError) as error:
@@ -168,7 +159,7 @@ def parse_config(content: Mapping[str, Any], folder: Path) -> Config:
     content["inputs"] = [asdict(each) for each in _inputs(content["inputs"], folder)]
     if isinstance(content["output"], str):
         content["output"] = os.path.abspath(folder / content["output"])
-    config: Config = _build(Config, content, "configuration")
+    config: Config = build(Config, content, "configuration")
     return config
 
 
@@ -192,7 +183,7 @@ def saved_config(output: str | os.PathLike) -> Config:
         )
     content = json.loads(path.read_text(encoding="utf-8"))
     # The folder may have been moved since.
-    config: Config = _build(Config, {**content, "output": os.path.abspath(output)}, str(path))
+    config: Config = build(Config, {**content, "output": os.path.abspath(output)}, str(path))
     return config
 
 
@@ -203,7 +194,7 @@ def _inputs(value: Any, folder: Path) -> list[Input]:
         raise ValueError(f"inputs is {value!r:.60}; expected a meta file or a list of datasets.")
     found = []
     for number, entry in enumerate(value, start=1):
-        each: Input = _build(Input, entry, f"inputs[{number}]", need=("name", "annotation"))
+        each: Input = build(Input, entry, f"inputs[{number}]", need=("name", "annotation"))
         _refuse_hub(each)
         places = {"annotation": os.path.abspath(folder / each.annotation)}
         places["root"] = os.path.abspath(folder / each.root)
@@ -230,60 +221,3 @@ def _refuse_hub(found: Input) -> None:
             f"dataset {found.name!r} is on the Hub ({found.annotation}); download it first "
             "(`hf download --repo-type dataset ID`) and name its files."
         )
-
-
-def _put(content: dict[str, Any], name: str, value: Any) -> None:
-    *path, last = name.split(".")
-    for key in path:
-        inner = content.get(key)
-        content[key] = dict(inner) if isinstance(inner, Mapping) else {}
-        content = content[key]
-    content[last] = value
-
-
-# ---------------------------------------------------------------------- dataclasses
-def unknown_names(found: Collection[str], known: Collection[str], where: str) -> str:
-    """The message on unknown names, with the nearest known one of each."""
-    hints = []
-    for name in sorted(found):
-        near = difflib.get_close_matches(str(name), sorted(known), n=1)
-        hints.append(f"{name!r} (did you mean {near[0]!r}?)" if near else f"{name!r}")
-    return f"{where} has unknown keys {', '.join(hints)}; known are {sorted(known)}."
-
-
-def _build(kind: type, content: Any, where: str, need: Sequence[str] = ()) -> Any:
-    """Make a dataclass of a mapping, its parts in the same way."""
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{where} is {content!r:.60}; expected a mapping.")
-    known = {each.name for each in fields(kind)}
-    if unknown := {str(key) for key in content} - known:
-        raise ValueError(unknown_names(unknown, known, where))
-    if missing := [name for name in need if name not in content]:
-        raise ValueError(f"{where} lacks {missing}.")
-    hints = get_type_hints(kind)
-    return kind(
-        **{key: _value(hints[key], value, f"{where}.{key}") for key, value in content.items()}
-    )
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """Check a value against the type that a field has, and bring it into that type."""
-    origin, options = get_origin(hint), get_args(hint)
-    if origin is UnionType:
-        if value is None:
-            return None
-        return _value(next(each for each in options if each is not type(None)), value, where)
-    if hint in (Input, Executor):
-        return _build(hint, value, where)
-    if origin is Literal:
-        if value not in options:
-            raise ValueError(f"{where} is {value!r}; expected one of {list(options)}.")
-        return value
-    if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            raise ValueError(f"{where} is {value!r:.60}; expected a list.")
-        return tuple(_value(options[0], v, f"{where}[{i}]") for i, v in enumerate(value, 1))
-    expected = origin or hint
-    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-        raise ValueError(f"{where} is {value!r:.60}; expected {expected.__name__}.")
-    return value

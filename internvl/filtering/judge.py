@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,12 +19,12 @@ from typing import Any, Protocol
 from tqdm.auto import tqdm
 
 from internvl.filtering import judge_answers, prompts
-from internvl.filtering.config import unknown_names
 from internvl.filtering.judge_cache import AnswerCache
 from internvl.filtering.judge_client import EndpointModel, Limits, Prompt, Reply, Sampling
 from internvl.filtering.judging import UNJUDGED, Assessment
 from internvl.filtering.prompts import DOMAINS, Domain, Kind, Question
 from internvl.filtering.verdict import Record, Verdict
+from internvl.settings import build
 
 logger = logging.getLogger(__name__)
 
@@ -93,12 +93,10 @@ def read_judge_config(value: Mapping[str, Any]) -> JudgeConfig:
     Raises:
         ValueError: unknown keys, no model, or values that no judge could have.
     """
-    known = {each.name for each in fields(JudgeConfig)}
-    if unknown := set(value) - known:
-        raise ValueError(unknown_names(unknown, known, "judge"))
     if not isinstance(value.get("model"), str):
         raise ValueError(f"judge.model is {value.get('model')!r}; expected the name of an LLM.")
-    return JudgeConfig(**value)
+    config: JudgeConfig = build(JudgeConfig, value, "judge")
+    return config
 
 
 class Model(Protocol):

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from internvl.filtering.config import Config, save_config, unknown_names
+from internvl.filtering.config import Config, save_config
 from internvl.filtering.files import alone, sweep
 from internvl.filtering.findings import findings_file
 from internvl.filtering.judge import make_judge, read_judge_config
@@ -31,6 +31,7 @@ from internvl.filtering.rules import RULES, build
 from internvl.filtering.sorting import Places, sort_rows
 from internvl.filtering.statistics import STATISTICS, read_statistics
 from internvl.filtering.verdict import Rule
+from internvl.settings import unknown_names
 
 logger = logging.getLogger(__name__)
 

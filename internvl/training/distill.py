@@ -28,9 +28,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from internvl import hub
+from internvl.settings import build
 from internvl.source_files import read_json, resolve
 from internvl.training.recipes import Optimizer, Save, Schedule
-from internvl.training.recipes import build as build_settings
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -155,7 +155,7 @@ def load_distill_recipe(path: str | Path) -> DistillRecipe:
     except ImportError as error:
         raise ImportError("recipes need PyYAML: pip install 'internvl[train]'") from error
     content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    recipe: DistillRecipe = build_settings(DistillRecipe, content, str(path))
+    recipe: DistillRecipe = build(DistillRecipe, content, str(path))
     return recipe
 
 

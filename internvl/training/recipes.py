@@ -16,14 +16,14 @@ differ, a recipe means the report; `preset: official` means the code in all of i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from internvl.data.examples import ExampleOptions
 from internvl.data.skips import SkipPolicy
 from internvl.data.stream import StreamOptions
+from internvl.settings import build, read_yaml
 from internvl.training.losses import LossWeights
 from internvl.training.stages import STAGES, Stage
 
@@ -259,16 +259,8 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         ValueError: unknown keys, values of another type, or values that no run could have.
         ImportError: PyYAML is not installed.
     """
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError("recipes need PyYAML: pip install 'internvl[train]'") from error
     path = Path(path)
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a recipe; expected a mapping of keys to values.")
-    for name, value in (overrides or {}).items():
-        _put(content, name, value)
+    content = read_yaml(path, overrides, what="recipe", extra="train")
     try:
         return parse_recipe(content, path.parent)
     except (TypeError, ValueError) as error:
@@ -315,66 +307,5 @@ def _stage(value: Any) -> Stage:
     raise ValueError(f"stage is {value!r}; expected one of {sorted(STAGES)}, or {{train: [...]}}.")
 
 
-def _put(content: dict[str, Any], name: str, value: Any) -> None:
-    *path, last = name.split(".")
-    for key in path:
-        inner = content.get(key)
-        content[key] = dict(inner) if isinstance(inner, Mapping) else {}
-        content = content[key]
-    content[last] = value
-
-
 def _merged(old: Any, new: Any) -> Any:
     return {**old, **new} if isinstance(old, Mapping) and isinstance(new, Mapping) else new
-
-
-def build(kind: type, content: Any, where: str) -> Any:
-    """Make a dataclass of a mapping, its parts in the same way.
-
-    Args:
-        kind: the dataclass.
-        content: keys and values, as YAML has them.
-        where: name of the place, for messages.
-
-    Raises:
-        ValueError: unknown keys, or values of another type.
-    """
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{where} is {content!r:.60}; expected a mapping.")
-    known = {each.name for each in fields(kind)}
-    if unknown := sorted(set(content) - known):
-        raise ValueError(f"{where} has unknown keys {unknown}; known are {sorted(known)}.")
-    hints = get_type_hints(kind)
-    values = {key: _value(hints[key], value, f"{where}.{key}") for key, value in content.items()}
-    return kind(**values)
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """Check a value against the type that a field has, and bring it into that type."""
-    origin, options = get_origin(hint), get_args(hint)
-    if origin is UnionType:
-        if value is None and type(None) in options:
-            return None
-        hint = next(option for option in options if option is not type(None))
-        return _value(hint, value, where)
-    if isinstance(hint, type) and is_dataclass(hint):
-        return value if isinstance(value, hint) else build(hint, value, where)
-    if origin is Literal:
-        if value not in options:
-            raise ValueError(f"{where} is {value!r}; expected one of {list(options)}.")
-        return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)) or len(value) != len(options):
-            raise ValueError(f"{where} is {value!r:.60}; expected {len(options)} values.")
-        return tuple(_value(o, v, where) for o, v in zip(options, value, strict=True))
-    if hint is float and isinstance(value, str):  # YAML takes 2e-5 for text
-        try:
-            return float(value)
-        except ValueError:
-            raise ValueError(f"{where} is {value!r}; expected a number.") from None
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    expected = origin or hint
-    if isinstance(value, bool) != (expected is bool) or not isinstance(value, expected):
-        raise ValueError(f"{where} is {value!r:.60}; expected {getattr(hint, '__name__', hint)}.")
-    return value

@@ -244,6 +244,7 @@ def test_cache_survives_a_line_that_a_kill_cut_off(tmp_path):
         ({"base_url": "x"}, "judge.model is None"),
         ({"model": "m", "domains": {"a": "maths"}}, r"judge.domains names \['maths'\]"),
         ({"model": "m", "attempts": 0}, "judge.attempts is 0"),
+        ({"model": "m", "attempts": "three"}, "judge.attempts is 'three'; expected int"),
     ],
 )
 def test_nonsense_is_refused_before_any_work(tmp_path, value, message):

@@ -80,5 +80,5 @@ def test_a_file_is_read_with_changes(tmp_path):
     with pytest.raises(ValueError, match=r"recipe.yaml: .*unknown"):
         load_recipe(path, {"nonsense": 1})
     (tmp_path / "list.yaml").write_text("- a\n")
-    with pytest.raises(ValueError, match="not a recipe"):
+    with pytest.raises(ValueError, match="is no recipe"):
         load_recipe(tmp_path / "list.yaml")
