@@ -220,6 +220,13 @@ def test_tree_names_no_path_of_a_machine():
     assert not named
 
 
+def test_tree_holds_no_leftovers_of_editing():
+    kinds = {".orig", ".rej", ".bak", ".swp"}
+    assert [p.name for p in ROOT.iterdir() if p.suffix in kinds] == []
+    folders = ("internvl", "preprocessor", "tests", "docs", "recipes", "benchmarks", "demo")
+    assert [p for f in folders for p in (ROOT / f).rglob("*") if p.suffix in kinds] == []
+
+
 def test_requirements_pin_versions_and_name_no_index():
     for path in (ROOT / "requirements").glob("*.txt"):
         lines = [line for line in path.read_text("utf-8").splitlines() if line and line[0] != "#"]
