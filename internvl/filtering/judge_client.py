@@ -200,9 +200,8 @@ class EndpointModel:
         for attempt in range(self.limits.retries + 1):
             await self._requests.take(1)
             await self._tokens.take(guess)
-            with_schema = self._schemas
             try:
-                response = await client.post(self.url, json=self._body(prompt, with_schema))
+                response = await self._post(client, prompt)
             except self._http.TransportError as error:
                 problem, wait = f"{type(error).__name__}: {error}", None
             else:
@@ -212,9 +211,6 @@ class EndpointModel:
                         self._tokens.correct(reply.tokens - guess if reply.tokens else 0)
                         return reply
                     problem, wait = f"no chat completion: {response.text:.200}", None
-                elif response.status_code in (400, 422) and with_schema:
-                    self._schemas = False  # told apart from other causes by asking without it
-                    continue
                 elif response.status_code in _AGAIN:
                     problem = f"status {response.status_code}: {response.text:.200}"
                     wait = _retry_after(response.headers.get("retry-after"))
@@ -229,7 +225,19 @@ class EndpointModel:
             "whether the server runs; answers so far are kept, so run again."
         )
 
-    def _body(self, prompt: Prompt, with_schema: bool) -> dict[str, Any]:
+    async def _post(self, client: Any, prompt: Prompt) -> Any:
+        """Send a request; once more, without the schema, where that may be what is refused."""
+        if self._schemas:
+            response = await client.post(self.url, json=self._body(prompt, with_schema=True))
+            if response.status_code not in (400, 422):
+                return response
+            await self._requests.take(1)
+        response = await client.post(self.url, json=self._body(prompt, with_schema=False))
+        if self._schemas and response.status_code == 200:
+            self._schemas = False  # else it was the prompt itself, such as a too long one
+        return response
+
+    def _body(self, prompt: Prompt, *, with_schema: bool) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.model,
             "messages": list(prompt.messages),

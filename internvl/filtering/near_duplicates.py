@@ -16,6 +16,7 @@ jobs, and then `read_copies`.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 import struct
@@ -28,6 +29,7 @@ import numpy as np
 
 from internvl.filtering.rules.text import units
 from internvl.filtering.verdict import Record, Verdict
+from internvl.settings import unknown_names
 
 EXACT, NEAR = "exact_duplicate", "near_duplicate"
 SIMILARITY = 0.85
@@ -125,8 +127,7 @@ def find_duplicates(
         ImportError: `near`, and datasketch is not installed.
         ValueError: a similarity out of (0, 1].
     """
-    if not 0 < similarity <= 1:
-        raise ValueError(f"similarity is {similarity!r}; expected a number over 0 and up to 1.")
+    _check_similarity(similarity)
     kept: dict[bytes, str] = {}
     index = _Index(similarity, permutations, seed) if near else None
     for record in records:
@@ -153,6 +154,30 @@ def _same(record: Record, words: list[str]) -> bytes:
     """What two samples have in common if one can be nearly the other: media and numbers."""
     numbers = sorted(word for word in words if word.isdecimal())
     return hashlib.blake2b(json.dumps([media_of(record), numbers]).encode(), digest_size=8).digest()
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse settings that `find_duplicates` does not have, before any work is done.
+
+    Raises:
+        ValueError: unknown names, or values of another type.
+    """
+    parameters = inspect.signature(find_duplicates).parameters
+    known = {name: each.default for name, each in parameters.items() if name != "records"}
+    if unknown := set(settings) - set(known):
+        raise ValueError(unknown_names(unknown, set(known), "duplicates"))
+    for name, value in settings.items():
+        flag = isinstance(known[name], bool)
+        if isinstance(value, bool) != flag or not isinstance(value, (bool, int, float)):
+            raise ValueError(
+                f"duplicates.{name} is {value!r}; expected a value like {known[name]!r}."
+            )
+    _check_similarity(settings.get("similarity", SIMILARITY))
+
+
+def _check_similarity(similarity: float) -> None:
+    if not 0 < similarity <= 1:
+        raise ValueError(f"similarity is {similarity!r}; expected a number over 0 and up to 1.")
 
 
 class _Index:

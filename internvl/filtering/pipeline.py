@@ -26,6 +26,7 @@ from internvl.filtering.files import alone, sweep
 from internvl.filtering.findings import findings_file
 from internvl.filtering.judge import make_judge, read_judge_config
 from internvl.filtering.judging import Asker
+from internvl.filtering.near_duplicates import check_settings
 from internvl.filtering.plan import Plan, digest_of, make_plan
 from internvl.filtering.rules import RULES, build
 from internvl.filtering.sorting import Places, sort_rows
@@ -160,6 +161,7 @@ def make_stages(
         through = (steps.ReadRows(plan), step, steps.WriteFindings(folder))
         stages.append(Stage(name, folder, count, through, files))
     if places.duplicates is not None:
+        check_settings(config.duplicates or {})
         find = (steps.FindDuplicates(config, plan, places),)
         folder = places.duplicates.parent
         stages.append(Stage("duplicates", folder, 1, find, (places.duplicates,)))

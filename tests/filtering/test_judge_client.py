@@ -149,6 +149,25 @@ def test_prompt_that_is_refused_for_itself_is_not_the_end():
     assert "status 400" in found[1].refused
 
 
+def test_prompt_that_is_refused_for_itself_leaves_the_schema_on():
+    def answer(body, number):
+        return Response(status=400) if "Number 0" in str(body) else scored(8)
+
+    with Endpoint(answer) as server:
+        found = ask(server, 3, concurrency=1)
+    assert found[0].refused
+    sent = ["response_format" in body for body in server.bodies]
+    assert sent == [True, False, True, True]
+
+
+def test_schema_is_told_apart_without_retries():
+    def answer(body, number):
+        return Response(status=400) if "response_format" in body else scored(8)
+
+    with Endpoint(answer) as server:
+        assert '"score": 8' in ask(server, retries=0)[0].text
+
+
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_requests_under_way_reach_the_limit_and_not_more(concurrency):
     def answer(body, number):

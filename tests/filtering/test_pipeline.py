@@ -201,6 +201,21 @@ def test_unknown_rule_is_refused_with_the_nearest_name(tmp_path):
         runs.pipeline.run(config)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"similarty": 0.9}, "duplicates has unknown keys 'similarty' .did you mean 'similarity'"),
+        ({"similarity": 2}, "similarity is 2; expected a number over 0"),
+        ({"near": "yes"}, "duplicates.near is 'yes'; expected a value like True"),
+    ],
+)
+def test_settings_of_duplicates_are_refused_before_any_work(tmp_path, settings, message):
+    config = replace(runs.small_corpus(tmp_path), duplicates=settings)
+    with pytest.raises(ValueError, match=message):
+        runs.run(config)
+    assert not list(config.folder.glob("work/rules-*"))
+
+
 def test_rules_of_the_repository_run(tmp_path):
     config = runs.small_corpus(tmp_path)
     row = runs.official("Describe the temple.", "It is a temple. " + "The temple is red. " * 40)
