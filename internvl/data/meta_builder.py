@@ -75,7 +75,7 @@ def build_meta(
     there, strange = _look(folder, wanted)
     if not there:
         raise FileNotFoundError(
-            f"{folder} has none of the {len(wanted)} datasets, e.g. {next(iter(wanted.values()))}; "
+            f"{folder} has none of the {len(wanted)} datasets, e.g. {next(iter(wanted))}; "
             "expected NAME.jsonl, or NAME/ with one *.jsonl or with *.parquet."
         )
     meta = {}

@@ -109,7 +109,7 @@ def test_settings_of_datasets(datasets, tmp_path):
         (["--set", "ChartQA.repeat=2"], "has settings ['repeat']"),
         (["--set", "ChartQA.repeat_time=9"], "expected a number in"),
         (["--set", "repeat_time=2"], "is no NAME.KEY=VALUE"),
-        (["--task", "Medical"], "has none of the"),
+        (["--task", "Medical"], "has none of the 10 datasets, e.g. PMC-VQA; expected NAME.jsonl"),
     ],
 )
 def test_mistakes_write_nothing(datasets, tmp_path, arguments, message):
