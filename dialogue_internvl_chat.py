@@ -165,20 +165,11 @@ class DialogueMixin:
             return ([], []) if return_history else []
         settings = turn_settings(tokenizer, self.conv_template.end_of_turn, generation_config)
         self._check_one_answer(settings)
-        if is_assisted(self, settings.get("generation_config"), settings):
-            batch_size = 1  # all that transformers' assisted decoding takes
         decoder = AnswerDecoder(
             tokenizer, self.conv_template.end_of_turn, keep_grounding=keep_grounding
         )
-        features = self._features(pixel_values, requests)
-        answers = [""] * len(requests)
-        for batch in plan_batches([len(request.ids) for request in requests], batch_size):
-            inputs = self._generation_inputs(
-                tokenizer, [requests[i] for i in batch], [features[i] for i in batch]
-            )
-            output = self._new_ids(inputs, settings)
-            for index, ids in zip(batch, output, strict=True):
-                answers[index] = decoder.answer(ids.tolist())
+        new_ids = self._answer(tokenizer, pixel_values, requests, settings, batch_size)
+        answers = [decoder.answer(ids[0]) for ids in new_ids]
         if verbose:
             for request, answer in zip(requests, answers, strict=True):
                 sys.stdout.write(_collapsed(request.pieces, tokens) + answer + "\n")
@@ -188,6 +179,51 @@ class DialogueMixin:
         return answers, [
             [*(past or []), (request.question, answer)]
             for past, request, answer in zip(earlier, requests, answers, strict=True)
+        ]
+
+    def batch_ids(
+        self,
+        tokenizer: Any,
+        pixel_values: torch.Tensor | None,
+        questions: Sequence[str],
+        generation_config: Any,
+        num_patches_list: Sequence[int | Sequence[int]] | None = None,
+        history: Sequence[History | None] | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> list[tuple[int, list[list[int]]]]:
+        """Answer as `batch_chat` does, and return ids: what counts tokens or samples needs them.
+
+        Args:
+            tokenizer: as in `batch_chat`.
+            pixel_values: as in `batch_chat`.
+            questions: as in `batch_chat`.
+            generation_config: as in `batch_chat`; `num_return_sequences` may ask for several
+                answers, which come from one prefill.
+            num_patches_list: as in `batch_chat`.
+            history: as in `batch_chat`.
+            batch_size: as in `batch_chat`.
+
+        Returns:
+            Per question the length of its prompt in ids, and the new ids of each answer, with the
+            end-of-turn token where the model gave one and without padding behind it.
+
+        Raises:
+            ValueError: as in `batch_chat`.
+        """
+        tokens = (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN)
+        requests = self._requests(
+            tokenizer, pixel_values, questions, num_patches_list, history, tokens
+        )
+        if not requests:
+            return []
+        end = self.conv_template.end_of_turn
+        settings = turn_settings(tokenizer, end, generation_config)
+        stop = tokenizer.convert_tokens_to_ids(end)
+        new_ids = self._answer(tokenizer, pixel_values, requests, settings, batch_size)
+        return [
+            (len(request.ids), [_until(ids, stop) for ids in answers])
+            for request, answers in zip(requests, new_ids, strict=True)
         ]
 
     def chat_stream(
@@ -299,6 +335,30 @@ class DialogueMixin:
             conversation.system_message = self.system_message
         return conversation
 
+    def _answer(
+        self,
+        tokenizer: Any,
+        pixel_values: torch.Tensor | None,
+        requests: Sequence[Request],
+        settings: dict[str, Any],
+        batch_size: int | None,
+    ) -> list[list[list[int]]]:
+        """New ids of each answer of each request, padding included."""
+        config = settings.get("generation_config")
+        if is_assisted(self, config, settings):
+            batch_size = 1  # all that transformers' assisted decoding takes
+        count = setting(self, config, settings, "num_return_sequences") or 1
+        features = self._features(pixel_values, requests)
+        answers: list[list[list[int]]] = [[] for _ in requests]
+        for batch in plan_batches([len(request.ids) for request in requests], batch_size):
+            inputs = self._generation_inputs(
+                tokenizer, [requests[i] for i in batch], [features[i] for i in batch]
+            )
+            rows = self._new_ids(inputs, settings).tolist()
+            for place, index in enumerate(batch):
+                answers[index] = rows[place * count : (place + 1) * count]
+        return answers
+
     @torch.no_grad()
     def _features(
         self, pixel_values: torch.Tensor | None, requests: Sequence[Request]
@@ -398,6 +458,11 @@ def check_prompt_lookup(model: Any, settings: dict[str, Any]) -> None:
                 f"{name}={value} with prompt lookup or an assistant would punish the words of the "
                 "question too, which chat() does not do; leave one of them out."
             )
+
+
+def _until(ids: list[int], stop: int) -> list[int]:
+    """Ids up to the first `stop`, with it; all of them when there is none."""
+    return ids[: ids.index(stop) + 1] if stop in ids else ids
 
 
 def _padding_id(tokenizer: Any) -> int:

@@ -121,6 +121,62 @@ def test_batches_answer_as_single_calls_in_any_order_and_encode_each_tile_once(n
             assert sum(counts) == 6  # A has 5 tiles and C one, whoever asks for them
 
 
+class TestIds:
+    """batch_ids: what batch_chat decodes."""
+
+    QUESTIONS = ("What is this?", "Hello there, who are you and what can you see?")
+
+    def ids(self, model, tokenizer, settings):
+        tiles = support.pixels("qwen2", "C")
+        return model.batch_ids(
+            tokenizer, tiles, list(self.QUESTIONS), settings, num_patches_list=[1, 0]
+        )
+
+    def test_texts_are_those_of_batch_chat(self):
+        model, tokenizer = support.load("qwen2"), support.tokenizer("qwen2")
+        decoder = support.hub.ring0("streaming_internvl_chat").AnswerDecoder(
+            tokenizer, "<|im_end|>"
+        )
+        found = self.ids(model, tokenizer, SETTINGS)
+        texts = model.batch_chat(
+            tokenizer, support.pixels("qwen2", "C"), list(self.QUESTIONS), SETTINGS,
+            num_patches_list=[1, 0],
+        )  # fmt: skip
+        assert [decoder.answer(answers[0]) for _, answers in found] == texts
+        requests = model._requests(
+            tokenizer, support.pixels("qwen2", "C"), self.QUESTIONS, [1, 0], None,
+            support.conversation.IMAGE_TOKENS,
+        )  # fmt: skip
+        assert [count for count, _ in found] == [len(each.ids) for each in requests]
+        assert model.batch_ids(tokenizer, None, [], SETTINGS) == []
+
+    def test_ids_end_with_the_end_of_the_turn(self):
+        model, tokenizer = support.load("qwen2"), support.tokenizer("qwen2")
+        stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        row, steps = iter([5, 6, stop]), []
+
+        def say(module, args, kwargs, output):  # row 0 ends after two tokens, row 1 never
+            steps.append(1)
+            output.logits[:] = -1.0
+            output.logits[0, -1, next(row, 7)] = 1.0
+            output.logits[1, -1, 9] = 1.0
+
+        model.register_forward_hook(say, with_kwargs=True)
+        found = model.batch_ids(tokenizer, None, ["one", "two"], SETTINGS)
+        assert [answers for _, answers in found] == [[[5, 6, stop]], [[9] * 8]]
+        assert len(steps) == 8
+
+    def test_several_answers_from_one_prefill(self):
+        model, tokenizer = support.load("qwen2"), support.tokenizer("qwen2")
+        counts = seen_tiles(model)
+        settings = {"max_new_tokens": 6, "do_sample": True, "num_return_sequences": 3}
+        torch.manual_seed(0)
+        found = self.ids(model, tokenizer, settings)
+        assert [len(answers) for _, answers in found] == [3, 3]
+        assert len({tuple(ids) for _, answers in found for ids in answers}) > 2
+        assert counts == [1]
+
+
 def test_padding_of_a_batch_stays_small():
     model, tokenizer = support.load("qwen2"), support.tokenizer("qwen2")
     positions = []
