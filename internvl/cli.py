@@ -1,7 +1,7 @@
 """The command line: `python -m internvl chat | explain | doctor`, thin calls into modules.
 
-Those for checkpoints (adopt, verify, ...), data, filtering and training stand in commands.py of
-their packages.
+Those for checkpoints (adopt, verify, ...), data, filtering, training and evaluation stand in
+commands.py of their packages.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import typer
 
 from internvl.checkpoints.commands import COMMANDS
 from internvl.data import commands as data_commands
+from internvl.evaluation import commands as evaluation_commands
+from internvl.evaluation import scaling_commands
 from internvl.filtering import commands as filtering_commands
 from internvl.training import commands as training_commands
 
@@ -386,6 +388,13 @@ _train = typer.Typer(
 for _command in training_commands.COMMANDS:
     _train.command()(_guarded(_command))
 app.add_typer(_train, name="train")
+
+_eval = typer.Typer(
+    help="Evaluate: the benchmarks of the report, run, scored and compared.", no_args_is_help=True
+)
+for _name, _command in {**evaluation_commands.COMMANDS, **scaling_commands.COMMANDS}.items():
+    _eval.command(_name)(_guarded(_command))
+app.add_typer(_eval, name="eval")
 
 
 def main() -> None:

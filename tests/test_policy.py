@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "chat": LEAVES,
     "filtering": LEAVES | {"data"},
     "training": LEAVES | {"data", "chat", "checkpoints", "filtering"},
-    "evaluation": LEAVES | {"chat"},
+    "evaluation": LEAVES | {"chat", "checkpoints"},
     "demo": LEAVES | {"chat"},
     "doctor": LEAVES,
 }
