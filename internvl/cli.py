@@ -10,16 +10,23 @@ import contextlib
 import functools
 import json
 import sys
+import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from internvl import cli_output
+from internvl.app import commands as app_commands
 from internvl.checkpoints.commands import COMMANDS
 from internvl.data import commands as data_commands
 from internvl.evaluation import commands as evaluation_commands
 from internvl.evaluation import scaling_commands
+from internvl.evaluation.engines import commands as engine_commands
+from internvl.evaluation.vision import commands as vision_commands
+from internvl.evaluation.vision.segmentation import commands as segmentation_commands
 from internvl.filtering import commands as filtering_commands
 from internvl.training import commands as training_commands
 
@@ -29,18 +36,18 @@ if TYPE_CHECKING:  # torch and transformers are imported by the commands that ne
 
 app = typer.Typer(
     help="InternVL 1.5, 2.0 and 2.5: ask questions about images and videos.",
+    cls=cli_output.Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
 )
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _VIDEOS = (".mp4", ".webm", ".mov", ".avi", ".mkv")
 
 Inputs = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[IMAGE]... [QUESTION]", help="Images, then the question.", show_default=False
-    ),
+    typer.Argument(metavar="IMAGE|QUESTION", help="Images, then the question.", show_default=False),
 ]
 Model = Annotated[
     str | None,
@@ -62,6 +69,7 @@ MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer, i
 ShowTiles = Annotated[
     Path | None, typer.Option(metavar="PNG", help="Draw how the images are cut into this file.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
@@ -70,6 +78,7 @@ def _options() -> None:
 
 
 @app.command()
+@cli_output.with_quiet
 def chat(
     inputs: Inputs = None,
     model: Model = None,
@@ -113,10 +122,15 @@ def chat(
         bool,
         typer.Option("--trust-source-code", help="Run the code that the model's folder carries."),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Ask about images and videos. Without a question: a dialogue, /help lists its commands."""
     with _plain_errors():
         images, question = split_inputs(inputs or [])
+        if question is None and (cot or votes or as_json):
+            raise ValueError("--cot, --votes and --json need a question; put it last, in quotes.")
+        if as_json and stream:
+            raise ValueError("--stream prints an answer as it comes, --json once it is whole.")
         from internvl import hub
         from internvl.chat.console import Console
         from internvl.chat.media import Limits
@@ -150,16 +164,15 @@ def chat(
             loop_guard=loop_guard,
         )
         if question is None:
-            if cot or votes:
-                raise ValueError("--cot and --votes need a question; put it last, in quotes.")
             _dialogue(Console(session, _write, media))
         elif votes is not None:
-            _vote(session, question, media, votes, cot=cot, seed=seed)
+            _vote(session, question, media, votes, cot=cot, seed=seed, as_json=as_json)
         else:
-            _answer(session, question, media, stream=stream, cot=cot)
+            _answer(session, question, media, stream=stream, cot=cot, as_json=as_json)
 
 
 @app.command()
+@cli_output.with_quiet
 def explain(
     inputs: Inputs = None,
     model: Model = None,
@@ -171,7 +184,7 @@ def explain(
     show_tiles: ShowTiles = None,
     max_new_tokens: MaxNewTokens = None,
     allow_urls: AllowUrls = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the exact prompt, tiles, token counts and generation settings; needs no weights."""
     with _plain_errors():
@@ -197,7 +210,8 @@ def explain(
 
 
 @app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+@cli_output.with_quiet
+def doctor(as_json: AsJson = False) -> None:
     """Report versions, devices and attention, what is missing and what that costs."""
     from internvl import doctor as module
 
@@ -251,7 +265,13 @@ def _media(
 
 
 def _answer(
-    session: ChatSession, question: str, media: list[Media], *, stream: bool, cot: bool
+    session: ChatSession,
+    question: str,
+    media: list[Media],
+    *,
+    stream: bool,
+    cot: bool,
+    as_json: bool,
 ) -> None:
     """Answer one question, and say so when the answer was cut short."""
     images, videos = session.read(media)
@@ -266,9 +286,25 @@ def _answer(
             _write(piece)
         _write("\n")
     else:
-        typer.echo(session.ask(question, images, videos, **options))
+        answer = session.ask(question, images, videos, **options)
+        typer.echo(_reply_as_json(session) if as_json else answer)
     if session.last is not None and session.last.detail:
         typer.echo(f"stopped: {session.last.detail}", err=True)
+
+
+def _reply_as_json(session: ChatSession) -> str:
+    """The last answer, and how it came about."""
+    last = session.last
+    assert last is not None
+    found = {
+        "answer": last.text,
+        "finish_reason": last.finish_reason,
+        "detail": last.detail,
+        "prompt_tokens": last.prompt_tokens,
+        "answer_tokens": len(last.ids),
+        "tiles": last.tiles,
+    }
+    return json.dumps(found, ensure_ascii=False)
 
 
 def _vote(
@@ -279,6 +315,7 @@ def _vote(
     *,
     cot: bool,
     seed: int | None,
+    as_json: bool,
 ) -> None:
     """Print the answer of the majority, and the count on standard error."""
     import torch
@@ -288,6 +325,11 @@ def _vote(
     if seed is not None:
         torch.manual_seed(seed)
     result = vote(session, question, media, votes=votes, cot=cot)
+    if as_json:
+        found: dict[str, Any] = {"answer": result.answer, "text": result.text}
+        found |= {"texts": result.texts, "answers": result.answers, **asdict(result.vote)}
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
     typer.echo(result.answer if result.answer is not None else result.text)
     counts = [f"{answer}: {count}" for answer, count in result.vote.counts.items()]
     if result.vote.unparsed:
@@ -313,7 +355,7 @@ def _dialogue(console: Any) -> None:
     while True:
         try:
             line = input("> " if asking else "")
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return
         try:
             if not console.feed(line):
@@ -345,15 +387,17 @@ def _plain_errors() -> Iterator[None]:
     """Print what went wrong as one line and exit with code 2; bugs keep their traceback."""
     try:
         yield
+    except BrokenPipeError:  # `internvl eval list | head`: nobody reads on, which is no error
+        raise
     except (ValueError, OSError, ImportError) as error:
         typer.echo(f"error: {_one_line(error)}", err=True)
-        raise typer.Exit(2) from error
+        raise typer.Exit(cli_output.REFUSED) from error
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(cli_output.STOPPED) from None
 
 
 def _guarded(command: Callable[..., None], *, models: bool = True) -> Callable[..., None]:
-    """A command whose errors are printed as by the others; `models` if it may load one."""
+    """A command with --quiet whose errors are one line; `models` if it may load a model."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
@@ -362,10 +406,10 @@ def _guarded(command: Callable[..., None], *, models: bool = True) -> Callable[.
                 _quiet()
             command(*arguments, **options)
 
-    return run
+    return cli_output.with_quiet(run)
 
 
-for _command in COMMANDS:
+for _command in (*COMMANDS, *app_commands.COMMANDS):
     app.command()(_guarded(_command))
 
 _data = typer.Typer(help="Look at training data.", no_args_is_help=True)
@@ -394,12 +438,28 @@ _eval = typer.Typer(
 )
 for _name, _command in {**evaluation_commands.COMMANDS, **scaling_commands.COMMANDS}.items():
     _eval.command(_name)(_guarded(_command))
+_engine = typer.Typer(
+    help="Run benchmarks through VLMEvalKit, lmms-eval and lm-eval.", no_args_is_help=True
+)
+for _name, _command in engine_commands.COMMANDS.items():
+    _engine.command(_name)(_guarded(_command))
+_eval.add_typer(_engine, name="engine")
+_vision = typer.Typer(
+    help="Evaluate the vision encoder: probing, segmentation.", no_args_is_help=True
+)
+for _command in (*vision_commands.COMMANDS, *segmentation_commands.COMMANDS):
+    _vision.command()(_guarded(_command))
+_eval.add_typer(_vision, name="vision")
 app.add_typer(_eval, name="eval")
 
 
 def main() -> None:
     """Entry point of the `internvl` command."""
-    app()
+    try:
+        app()
+    except Exception:  # noqa: BLE001  # typer ends the process itself where an end was foreseen
+        traceback.print_exc()
+        sys.exit(cli_output.BUG)
 
 
 if __name__ == "__main__":

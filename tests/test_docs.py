@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 from tests import support
 
@@ -17,6 +18,7 @@ PAGES = (
     "conversations",
     "converting",
     "data",
+    "migration",
     "progressive",
     "scaling",
     "training",
@@ -46,7 +48,12 @@ def test_python_blocks(tmp_path):
         [sys.executable, "-W", "ignore", "-c", RUN],
         input=json.dumps(code),
         cwd=tmp_path,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(support.ROOT)},
+        env={
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "HF_MODULES_CACHE": str(tmp_path / "modules"),
+            "PYTHONPATH": str(support.ROOT),
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -56,8 +63,39 @@ def test_python_blocks(tmp_path):
     assert failed == {}, "\n".join(failed.values())
 
 
+def written() -> list[Path]:
+    """Markdown that people read in a clone."""
+    names = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+    folders = ("docs", "demo", "examples", "recipes", "space")
+    found = [support.ROOT / name for name in names]
+    return found + [page for name in folders for page in (support.ROOT / name).rglob("*.md")]
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub, the Hub and the documentation site make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
+    found: set[str] = set()
+    for title in re.findall(r"^#{1,6} (.+?)\s*$", text, flags=re.MULTILINE):
+        title = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title)
+        plain = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        count = sum(
+            each == plain or re.fullmatch(rf"{plain}-\d+", each) is not None for each in found
+        )
+        found.add(f"{plain}-{count}" if count else plain)
+    return found
+
+
 def test_links():
-    for page in (support.ROOT / "docs").glob("*.md"):
-        for target in re.findall(r"\]\(([^)#]+?)\)", page.read_text(encoding="utf-8")):
-            if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+    """Every link leads to a file of the clone, and where it names a place, to a heading there."""
+    broken = []
+    for page in written():
+        text = page.read_text(encoding="utf-8")
+        for path, place in re.findall(r"\]\(([^)#\s]*)(#[^)\s]*)?\)", text):
+            if path.startswith(("http://", "https://", "mailto:")) or not path + place:
+                continue
+            target = page.parent / path if path else page
+            if not target.exists():
+                broken.append(f"{page.name}: {path}")
+            elif place and target.suffix == ".md" and place[1:] not in anchors(target):
+                broken.append(f"{page.name}: {path}{place}")
+    assert broken == []

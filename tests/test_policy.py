@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "checkpoints": LEAVES,
     "chat": LEAVES,
     "filtering": LEAVES | {"data"},
-    "training": LEAVES | {"data", "chat", "checkpoints", "filtering"},
+    "training": LEAVES | {"data", "chat", "checkpoints", "filtering", "evaluation"},
     "evaluation": LEAVES | {"chat", "checkpoints"},
     "demo": LEAVES | {"chat"},
     "doctor": LEAVES,

@@ -7,6 +7,7 @@ to `internvl.cli`, which registers them.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +33,7 @@ def adopt(
     copy: Annotated[bool, typer.Option("--copy", help="Copy weights, do not link them.")] = False,
     max_shard_size: ShardSize = "5GB",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, and write nothing.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make published weights, or a fine-tune of the official code, a folder that loads today."""
     from internvl.checkpoints import adopt as module
@@ -46,7 +48,7 @@ def adopt(
         max_shard_size=max_shard_size,
         dry_run=dry_run,
     )
-    typer.echo(module.describe(adopted, dry_run=dry_run))
+    typer.echo(_json(adopted) if as_json else module.describe(adopted, dry_run=dry_run))
 
 
 def verify(
@@ -76,6 +78,7 @@ def export(
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     max_shard_size: ShardSize = "5GB",
+    as_json: AsJson = False,
 ) -> None:
     """Write a model as a self-contained folder, in another dtype or with an adapter merged."""
     from internvl.checkpoints import export as module
@@ -89,7 +92,7 @@ def export(
         dtype=dtype,
         max_shard_size=max_shard_size,
     )
-    typer.echo(module.describe(exported))
+    typer.echo(_json(exported) if as_json else module.describe(exported))
 
 
 def convert(
@@ -103,6 +106,7 @@ def convert(
         bool, typer.Option("--check/--no-check", help="Compare the logits of both.")
     ] = True,
     max_shard_size: ShardSize = "5GB",
+    as_json: AsJson = False,
 ) -> None:
     """Write a checkpoint in transformers' own InternVL layout, or back in the published one."""
     from internvl.checkpoints import convert as module
@@ -117,7 +121,7 @@ def convert(
         max_shard_size=max_shard_size,
         check=check,
     )
-    typer.echo(module.describe(report))
+    typer.echo(_json(report) if as_json else module.describe(report))
 
 
 def plan(
@@ -174,13 +178,14 @@ def publish(
     revision: Annotated[str | None, typer.Option(help="Branch to commit to.")] = None,
     force: Annotated[bool, typer.Option("--force", help="In spite of warnings.")] = False,
     message: Annotated[str, typer.Option(help="Message of the commit.")] = "Upload a checkpoint",
+    as_json: AsJson = False,
 ) -> None:
     """Check a folder and upload it to the Hub; exit code 1 if a dry run finds an error."""
     from internvl.checkpoints import publish as module
 
     if dry_run:
         upload = module.plan_upload(folder, repo, include_workshop=include_workshop)
-        typer.echo(module.describe(upload))
+        typer.echo(_json(upload) if as_json else module.describe(upload))
         if upload.errors:
             raise typer.Exit(1)
         return
@@ -193,7 +198,12 @@ def publish(
         force=force,
         message=message,
     )
-    typer.echo(f"published  {published.files} files as {published.url}")
+    said = f"published  {published.files} files as {published.url}"
+    typer.echo(_json(published) if as_json else said)
+
+
+def _json(found: Any) -> str:
+    return json.dumps(asdict(found), indent=2, default=str)
 
 
 COMMANDS: tuple[Any, ...] = (adopt, verify, export, convert, plan, publish)

@@ -18,6 +18,7 @@ Model = Annotated[
 Limit = Annotated[
     int | None, typer.Option(min=1, help="Samples of each dataset; all if not given.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def pack(
@@ -33,6 +34,7 @@ def pack(
     report: Annotated[
         Path | None, typer.Option(metavar="PICTURE", help="Draw the fill into this PNG or SVG.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure samples and tell how full each packing rule makes its rows."""
     from internvl import hub
@@ -46,9 +48,10 @@ def pack(
     mixture, maker = Mixture(load_meta(meta)), ExampleMaker(hub.prepare(model))
     items = measure_items(mixture, maker, limits, samples)
     reports = pack_report.compare_rules(items, limits, buffer=buffer, window=window)
-    typer.echo(pack_report.text_table(reports))
+    numbers = [each.as_dict() for each in reports]
+    typer.echo(json.dumps(numbers) if as_json else pack_report.text_table(reports))
     if report is not None:
-        typer.echo(f"drawn  {pack_report.draw(reports, report)}")
+        typer.echo(f"drawn  {pack_report.draw(reports, report)}", err=as_json)
 
 
 def validate(
@@ -63,7 +66,7 @@ def validate(
     preview: Annotated[
         Path | None, typer.Option(metavar="HTML", help="Write samples with their loss mask here.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look at every row: counts, histograms, faults by line; exit code 1 if there are faults."""
     from internvl import hub

@@ -29,6 +29,10 @@ Data = Annotated[
 ]
 Split = Annotated[str | None, typer.Option(help="Split of a data set of the Hub.")]
 Name = Annotated[str | None, typer.Option("--name", help="Configuration of a data set.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="COLUMN=VALUE", help="Only such rows; can be repeated."),
+]
 MediaFolder = Annotated[
     str | None, typer.Option("--media", help="Folder of the images and videos that rows name.")
 ]
@@ -109,7 +113,7 @@ def show(
 
 def run(
     benchmark: Annotated[
-        str | None, typer.Argument(metavar="[BENCHMARK]", help="Key, see `internvl eval list`.")
+        str | None, typer.Argument(metavar="BENCHMARK", help="Key, see `internvl eval list`.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the run.")] = None,
     data: Data = None,
@@ -119,6 +123,7 @@ def run(
     split: Split = None,
     name: Name = None,
     media: MediaFolder = None,
+    where: Where = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
     model: Model = None,
     subfolder: Subfolder = None,
@@ -178,7 +183,7 @@ def run(
         "limit": limit,
     }
     which, device_map = _placement(shard)
-    source = None if data is None else _source(data, split, name, media)
+    source = None if data is None else _source(data, split, name, media, where)
     outcomes = [
         execute(plan, shard=which, device_map=device_map)
         for plan in _plans(benchmark, source, suite, out, checkpoint, frames, limit, settings)
@@ -231,10 +236,18 @@ def compare(
 
 
 # ---------------------------------------------------------------------- helpers
-def _source(data: str, split: str | None, name: str | None, media: str | None) -> Source:
+def _source(
+    data: str, split: str | None, name: str | None, media: str | None, where: list[str] | None
+) -> Source:
     from internvl.evaluation.samples import Source
 
-    return Source(data, split, name, media)
+    wanted = {}
+    for each in where or []:
+        column, equals, value = each.partition("=")
+        if not equals:
+            raise ValueError(f"--where {each!r} is no COLUMN=VALUE, such as split=validation.")
+        wanted[column] = value
+    return Source(data, split, name, media, wanted)
 
 
 def _model(

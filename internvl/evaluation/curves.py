@@ -64,7 +64,7 @@ def draw_scaling(
                 handles.setdefault(label, handle)
         figure.legend(
             list(handles.values()), list(handles), loc="outside lower center",
-            ncols=max(1, 3 * wide // 2), frameon=False, fontsize=8,
+            ncols=min(wide, math.ceil(len(handles) / 2)), frameon=False, fontsize=8,
         )  # fmt: skip
         return _save(figure, target)
 
@@ -77,8 +77,8 @@ def _panel(
     levels: Mapping[str, float],
 ) -> None:
     for name, run in runs.items():
-        _line(axes, run.majority, f"maj@k, {name}", colours[name], "-")
-        _line(axes, run.passed, f"pass@k, {name}", colours[name], "--")
+        _line(axes, run.majority, f"maj@k, {name}", colours[name], "-", 0.16)
+        _line(axes, run.passed, f"pass@k, {name}", colours[name], "--", 0.08)
     for index, (name, value) in enumerate(levels.items()):
         style = (0, (1, 1 + index))
         axes.axhline(value, color="#333333", linewidth=1.0, linestyle=style, label=name)
@@ -100,12 +100,12 @@ def _panel(
     above.set_xlabel("tokens generated per question", fontsize=7)
 
 
-def _line(axes: Any, curve: Curve, label: str, colour: str, style: str) -> None:
+def _line(axes: Any, curve: Curve, label: str, colour: str, style: str, shade: float) -> None:
     values = [point.value for point in curve.points]
     axes.plot(curve.ks, values, style, color=colour, linewidth=1.5, label=label)
     if all(point.low is not None for point in curve.points):
         low, high = ([getattr(point, end) for point in curve.points] for end in ("low", "high"))
-        axes.fill_between(curve.ks, low, high, color=colour, alpha=0.13, linewidth=0)
+        axes.fill_between(curve.ks, low, high, color=colour, alpha=shade, linewidth=0)
 
 
 def draw_frames(scores: Mapping[str, Mapping[int, Score]], path: str | Path) -> Path:

@@ -159,8 +159,12 @@ def _work(folder: Path, number: int, asker: Asker, samples: Sequence[Sample]) ->
     began = time.time()
     predictions = asker.answer(samples)
     seconds = time.time() - began
-    stamp = {"batch": number, "began": round(began, 3), "seconds": round(seconds, 4)}
-    stamp["ids"] = [each.id for each in predictions]
+    stamp = {
+        "batch": number,
+        "began": round(began, 3),
+        "seconds": round(seconds, 4),
+        "ids": [each.id for each in predictions],
+    }
     write_atomic(_part(folder, number).with_suffix(".time"), json.dumps(stamp) + "\n")
     write_atomic(_part(folder, number), "".join(lines(predictions)))
 

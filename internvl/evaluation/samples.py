@@ -17,7 +17,7 @@ import hashlib
 import json
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,14 @@ class Source:
         split: split of a data set on the Hub.
         name: configuration of a data set on the Hub ("standard (10 options)").
         media: folder of images and videos that rows name; that of the file when None.
+        where: column -> value; other rows are left out (`split` of MMMU_DEV_VAL).
     """
 
     path: str
     split: str | None = None
     name: str | None = None
     media: str | None = None
+    where: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_samples(source: Source | str | Path, *, limit: int | None = None) -> list[Sample]:
@@ -72,8 +74,12 @@ def read_samples(source: Source | str | Path, *, limit: int | None = None) -> li
         folders += [path.parent, path.parent / "images", path.parent / "video"]
     samples: dict[str, Sample] = {}
     for number, row in enumerate(rows):
-        if limit is not None and number >= limit:
+        if limit is not None and len(samples) >= limit:
             break
+        if any(str(row.get(name)) != value for name, value in where.where.items()):
+            continue
+        if where.name is not None:  # MMMU-Pro is scored per setting, which is its configuration
+            row = {"setting": where.name, **row}
         try:
             sample = to_sample(row, number, folders)
         except ValueError as error:
@@ -82,7 +88,8 @@ def read_samples(source: Source | str | Path, *, limit: int | None = None) -> li
             raise ValueError(f"{where.path}, row {number + 1}: the id {sample.id!r} comes twice.")
         samples[sample.id] = sample
     if not samples:
-        raise ValueError(f"{where.path} holds no rows.")
+        of_those = f" with {dict(where.where)}" if where.where else ""
+        raise ValueError(f"{where.path} holds no rows{of_those}.")
     return list(_resolved(samples).values())
 
 

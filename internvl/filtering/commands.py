@@ -6,6 +6,7 @@ is not as it should be.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ Values = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A value of the configuration, as in YAML."),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def run(
@@ -25,6 +27,7 @@ def run(
         Path, typer.Argument(metavar="CONFIG", help="YAML file, see recipes/filter.")
     ],
     values: Values = None,
+    as_json: AsJson = False,
 ) -> None:
     """Filter a corpus, or go on where a run was stopped."""
     from internvl.filtering import pipeline
@@ -34,9 +37,11 @@ def run(
     parsed = load_config(config, dict(_assignment(each) for each in values or []))
     statistics = pipeline.run(parsed)
     if statistics is None:
-        typer.echo(f"submitted; when its jobs have ended, the output is in {parsed.output}")
+        typer.echo(
+            f"submitted; when its jobs have ended, the output is in {parsed.output}", err=as_json
+        )
         return
-    _tell(parsed.folder, statistics)
+    _tell(parsed.folder, statistics, as_json=as_json)
 
 
 def review(
@@ -56,6 +61,7 @@ def review(
     apply: Annotated[
         bool, typer.Option("--apply", help="Sort the rows by the decisions, asking nothing.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --apply: print JSON.")] = False,
 ) -> None:
     """Decide on flagged samples: accepted ones stay, rejected ones go."""
     from internvl.filtering import pipeline
@@ -63,8 +69,10 @@ def review(
     from internvl.filtering.config import saved_config
 
     which = module.Which(tuple(rule or ()), tuple(dataset or ()))
+    if as_json and not apply:
+        raise ValueError("--json prints the counts of --apply; give both, or neither.")
     if apply:
-        _tell(out, pipeline.apply_decisions(saved_config(out)))
+        _tell(out, pipeline.apply_decisions(saved_config(out)), as_json=as_json)
         return
     if everything is not None:
         typer.echo(f"decided  {module.decide_all(out, which, _word(everything))}")
@@ -75,13 +83,13 @@ def review(
     typer.echo(f"next     internvl filter review {out} --apply")
 
 
-def report(out: Out) -> None:
+def report(out: Out, as_json: AsJson = False) -> None:
     """Write the report on a run again, and tell its counts."""
     from internvl.filtering.report import write_report
     from internvl.filtering.statistics import read_statistics
 
     write_report(out)
-    _tell(out, read_statistics(out))
+    _tell(out, read_statistics(out), as_json=as_json)
 
 
 def explain(
@@ -91,7 +99,7 @@ def explain(
     config: Annotated[
         Path | None, typer.Option(metavar="CONFIG", help="Whose rules; all with their defaults.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What each rule says about one sample, and how far the others are; exit code 1 if flagged."""
     from internvl.filtering import explain as module
@@ -134,7 +142,10 @@ def _serve(out: Path, which: Any, port: int) -> None:
             typer.echo("")
 
 
-def _tell(out: Path, statistics: Any) -> None:
+def _tell(out: Path, statistics: Any, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(statistics, ensure_ascii=False))
+        return
     typer.echo(
         "read {read:,} = kept {kept:,} + removed {removed:,} + queued {queued:,}".format(
             **statistics

@@ -6,7 +6,9 @@ start it by `accelerate launch -m internvl train ...` or `torchrun -m internvl t
 
 from __future__ import annotations
 
+import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +19,7 @@ Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")]
 Source = Annotated[str, typer.Argument(metavar="SRC", help="Folder or Hub id.")]
 Seed = Annotated[int, typer.Option(help="Of the new projector.")]
 ShardSize = Annotated[str, typer.Option("--max-shard-size", help="Most bytes of a weight file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class RecipeGroup(TyperGroup):
@@ -80,6 +83,7 @@ def transfer_vit(
     ] = False,
     seed: Seed = 42,
     max_shard_size: ShardSize = "5GB",
+    as_json: AsJson = False,
 ) -> None:
     """Move an aligned InternViT under a larger language model (report section 3.3)."""
     from internvl.training import progressive as module
@@ -87,7 +91,7 @@ def transfer_vit(
     moved = module.transfer_vit(
         source, destination, out, keep_mlp1=keep_mlp1, seed=seed, max_shard_size=max_shard_size
     )
-    typer.echo(module.describe(moved))
+    typer.echo(_json(moved) if as_json else module.describe(moved))
 
 
 def assemble(
@@ -112,6 +116,7 @@ def assemble(
     dtype: Annotated[str, typer.Option(help="Of the weights written; that of the LLM.")] = "auto",
     seed: Seed = 42,
     max_shard_size: ShardSize = "5GB",
+    as_json: AsJson = False,
 ) -> None:
     """Make a new checkpoint of a vision encoder and a language model."""
     from internvl.training import assemble as module
@@ -128,7 +133,12 @@ def assemble(
         seed=seed,
         max_shard_size=max_shard_size,
     )
-    typer.echo(module.describe(module.assemble(vit, llm, out, options)))
+    assembled = module.assemble(vit, llm, out, options)
+    typer.echo(_json(assembled) if as_json else module.describe(assembled))
+
+
+def _json(found: Any) -> str:
+    return json.dumps(asdict(found), indent=2, default=str)
 
 
 def distill(

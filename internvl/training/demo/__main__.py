@@ -1,5 +1,5 @@
 """Command line of the demo checkpoint: tokenizer, examples, stage0, data, start, larger,
-release, evaluate, loops-data, loops-measure."""
+release, evaluate, loops-data, loops-measure, benchmarks, benchmarks-table, voting."""
 
 from __future__ import annotations
 
@@ -82,6 +82,34 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.7, 1.0])
     one.add_argument("--json", type=Path, required=True, help="write the results here")
     one.add_argument("--picture", type=Path, help="draw them into this PNG or SVG")
+
+    one = commands.add_parser(
+        "benchmarks",
+        help="draw benchmarks in the formats of the real ones (docs/demo_benchmarks.md)",
+    )
+    one.add_argument("out", type=Path, metavar="OUT", help="target folder")
+    one.add_argument("--count", type=int, default=200, help="rows of each")
+    one.add_argument("--only", nargs="*", metavar="NAME", help="only these benchmarks")
+    one.add_argument("--no-archives", action="store_true", help="leave out those that print words")
+    one.add_argument("--cache", type=Path, default=archives.DEFAULT_CACHE)
+
+    one = commands.add_parser("benchmarks-table", help="the scores of a run of the suite")
+    one.add_argument("suite", type=Path, metavar="SUITE", help="suite.json")
+    one.add_argument(
+        "runs", type=Path, metavar="RUNS", help="folder of `internvl eval run --suite`"
+    )
+    one.add_argument("--write", action="store_true", help="put it into docs/demo_benchmarks.md")
+
+    one = commands.add_parser(
+        "voting", help="what a majority vote brings the demo (docs/test_time_scaling.md)"
+    )
+    one.add_argument("--model", type=Path, default=DEMO, help="checkpoint folder")
+    one.add_argument("--n", type=int, default=250, help="questions per task")
+    one.add_argument("--answers", type=int, default=16, help="samples per question")
+    one.add_argument("--tasks", nargs="*", help="only these")
+    one.add_argument("--cache", type=Path, default=archives.DEFAULT_CACHE)
+    one.add_argument("--write", action="store_true", help="put JSON, pictures and table into docs/")
+    one.add_argument("--draw", action="store_true", help="again from docs/voting.json, no model")
     return parser
 
 
@@ -124,6 +152,51 @@ def _evaluate(args: argparse.Namespace) -> None:
         evaluate.write_table(args.model / "README.md", results)
 
 
+def _benchmarks(args: argparse.Namespace) -> None:
+    from internvl.training.demo import benchmarks, evaluate
+
+    if args.command == "benchmarks-table":
+        text = benchmarks.table(args.suite, args.runs)
+        sys.stdout.write(text + "\n")
+        if args.write:
+            page = hub.REPOSITORY / "docs" / "demo_benchmarks.md"
+            benchmarks.replace_between(page, "scores", text)
+        return
+    wanted = args.only or benchmarks.BENCHMARKS
+    some = [
+        benchmarks.BENCHMARKS[name].archives for name in wanted if name in benchmarks.BENCHMARKS
+    ]
+    held = evaluate.Held.load(args.cache) if any(some) and not args.no_archives else None
+    path = benchmarks.build(args.out, count=args.count, held=held, only=args.only)
+    logger.info("written %s", path)
+
+
+def _voting(args: argparse.Namespace) -> None:
+    import torch
+
+    from internvl.training.demo import benchmarks, evaluate, voting
+
+    docs = hub.REPOSITORY / "docs"
+    if args.draw:
+        rows = voting.read(docs / "voting.json")
+    else:
+        torch.set_num_threads(1)
+        held = evaluate.Held.load(args.cache)
+        loaded = hub.load(args.model, dtype="float32")
+        with tempfile.TemporaryDirectory() as folder:
+            rows = voting.measure(
+                loaded, Path(folder), held, count=args.n, answers=args.answers, tasks=args.tasks
+            )
+    text = voting.table(rows)
+    sys.stdout.write(text + "\n")
+    if args.write and not args.draw:
+        voting.save(rows, docs / "voting.json", seed=voting.SEED, n=args.n)
+    if args.write or args.draw:
+        for suffix in (".svg", ".png"):
+            voting.draw(rows, docs / "images" / f"voting{suffix}")
+        benchmarks.replace_between(docs / "test_time_scaling.md", "voting", text)
+
+
 def main() -> None:
     """Parse the command line and run one command."""
     args = _parser().parse_args()
@@ -151,6 +224,10 @@ def main() -> None:
         )  # fmt: skip
     elif args.command.startswith("loops-"):
         _loops(args)
+    elif args.command.startswith("benchmarks"):
+        _benchmarks(args)
+    elif args.command == "voting":
+        _voting(args)
     elif args.command == "larger":
         from internvl.training.demo import larger
 

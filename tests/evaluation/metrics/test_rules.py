@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internvl.evaluation import metrics
-from internvl.evaluation.metrics import chartqa, choices, mirb, mmmu, ocr, vcr, video, vqa
+from internvl.evaluation.metrics import (
+    chartqa,
+    choices,
+    grounding,
+    mirb,
+    mmmu,
+    ocr,
+    vcr,
+    video,
+    vqa,
+)
 from internvl.evaluation.metrics.anls import anls
 from internvl.evaluation.metrics.crpe import crpe_correct
 from internvl.evaluation.metrics.family import UNPARSED, Mark
@@ -241,6 +251,17 @@ def test_refcoco_reads_every_form_of_the_reference():
     assert metric.golds(row(text)) == ()
     with pytest.raises(ValueError, match="has 3 numbers; expected 4"):
         metric.mark(row(text, answers=["[1, 2, 3]"]), text)
+
+
+def test_refcoco_reads_fractions_as_the_official_script_does():
+    size = {"height": 480, "width": 640}
+    assert grounding.predicted_box("[[0.1, 0.1, 0.5, 0.5]]", **size) == (64, 48, 320, 240)
+    assert grounding.predicted_box("[[1, 1, 1, 1]]", **size)[2] == pytest.approx(0.64)
+    pixels = grounding.predicted_box("[[0, 0, 1200, 100]]", peer="vlmevalkit", **size)
+    assert pixels == (0, 0, 640, 100)
+    assert grounding.predicted_box("(100,100),(500,500)", **size) is None
+    both = grounding.predicted_box("(100,100),(500,500)", peer="vlmevalkit", **size)
+    assert both == (64, 48, 320, 240)
 
 
 def test_vcr_takes_any_tokenizer_and_refuses_refusals():

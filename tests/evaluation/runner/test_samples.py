@@ -185,6 +185,17 @@ def test_fingerprint_sees_texts_and_pictures():
     ))}) == 5  # fmt: skip
 
 
+def test_rows_can_be_chosen_by_a_column(tmp_path):
+    rows = [{"index": k, "question": "Q", "split": "dev" if k % 2 else "val"} for k in range(5)]
+    path = str(table(tmp_path / "a.tsv", rows))
+    assert [each.id for each in read_samples(Source(path, where={"split": "dev"}))] == ["1", "3"]
+    assert len(read_samples(Source(path, where={"split": "val"}), limit=2)) == 2
+    with pytest.raises(ValueError, match=r"no rows with \{'split': 'test'\}"):
+        read_samples(Source(path, where={"split": "test"}))
+    named = read_samples(Source(path, name="vision"))[0]
+    assert named.fields["setting"] == "vision"
+
+
 def test_limit(tmp_path):
     rows = [{"index": k, "question": "Q"} for k in range(5)]
     assert len(read_samples(table(tmp_path / "a.tsv", rows), limit=2)) == 2

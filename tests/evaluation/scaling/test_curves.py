@@ -46,7 +46,7 @@ def test_curves_levels_and_tokens_are_drawn_and_the_same_again(tmp_path):
 
 
 def test_a_png_has_a_panel_per_task(tmp_path):
-    many = dict.fromkeys("abc", {"one": PANELS["word"]["temperature 1"]})
+    many = {key: {"one": PANELS["word"]["temperature 1"]} for key in "abc"}
     path = draw_scaling(many, tmp_path / "deep" / "a.png", columns=2)
     with Image.open(path) as picture:
         assert picture.width > 900
