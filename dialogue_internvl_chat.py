@@ -279,6 +279,18 @@ class DialogueMixin:
         finally:
             ids.close()
 
+    def select_best_response(self, *args: Any, **kwargs: Any) -> list[str]:
+        """What VLMEvalKit's best-of-N calls on a reward model, which no chat checkpoint is.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "select_best_response needs a reward model such as VisualPRM-8B, and this checkpoint "
+            "has no reward head; name one as `reward_model_path`, or score answers with a function "
+            "of yours: internvl eval best-of."
+        )
+
     # ------------------------------------------------------------------ steps
     def _requests(
         self,

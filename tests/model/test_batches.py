@@ -177,6 +177,12 @@ class TestIds:
         assert counts == [1]
 
 
+def test_a_chat_model_is_no_reward_model():
+    model = support.load("qwen2")
+    with pytest.raises(ValueError, match="this checkpoint has no reward head"):
+        model.select_best_response(tokenizer=None, question="?", response_list=["a", "b"])
+
+
 def test_padding_of_a_batch_stays_small():
     model, tokenizer = support.load("qwen2"), support.tokenizer("qwen2")
     positions = []
