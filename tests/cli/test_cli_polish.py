@@ -343,6 +343,7 @@ def corpus(folder: Path, rows: int) -> str:
     return str(config)
 
 
+@pytest.mark.slow  # where SIGINT is ignored from the start (nohup), nothing can be shown
 def test_ctrl_c_ends_a_long_command(tmp_path):
     process = start("filter", "run", corpus(tmp_path, 40_000))
     until(lambda: list(tmp_path.glob("out/**/rules")), process)
