@@ -325,17 +325,27 @@ def _plans(
     from internvl.evaluation.evaluate import Plan, read_suite
     from internvl.evaluation.samples import Source, read_samples
 
-    if suite is not None:
-        wanted = [(each.name, each.benchmark, Source(str(each.file))) for each in read_suite(suite)]
-        root = out or Path("runs", "eval", suite.parent.name)
-    else:
+    counts = _frames(frames)
+    if suite is None:
         assert benchmark is not None
         assert source is not None
-        wanted, root = [("", benchmark, source)], out or Path("runs", "eval", benchmark)
-    for name, key, where in wanted:
-        row = benchmarks.get(key)
-        samples = read_samples(where, limit=limit)
-        yield Plan(row, samples, model, root / name, _frames(frames), settings)
+        samples = read_samples(source, limit=limit)
+        folder = out or Path("runs", "eval", benchmark)
+        yield Plan(benchmarks.get(benchmark), samples, model, folder, counts, settings)
+        return
+    root = out or Path("runs", "eval", suite.parent.name)
+    for each in read_suite(suite):
+        samples = read_samples(Source(str(each.file)), limit=limit)
+        video = any(sample.video is not None for sample in samples)
+        own = {**settings, "max_tiles": settings["max_tiles"] or each.max_tiles}
+        yield Plan(
+            benchmarks.get(each.benchmark),
+            samples,
+            model,
+            root / each.name,
+            (counts or each.frames) if video else (),  # the option is for the videos of the suite
+            own,
+        )
 
 
 def _file(path: Path) -> Path:

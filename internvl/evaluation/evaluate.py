@@ -194,15 +194,27 @@ def unscored(benchmark: Benchmark, predictions: Sequence[Prediction]) -> str:
 # ---------------------------------------------------------------------- suites
 @dataclass(frozen=True)
 class Entry:
-    """One benchmark of a suite file."""
+    """One benchmark of a suite file.
+
+    Attributes:
+        name: of its folder.
+        benchmark: its row in benchmarks.toml.
+        file: its samples.
+        max_tiles: most tiles of an image; those of the row when None.
+        frames: frame counts of a video; those of the row when ().
+    """
 
     name: str
     benchmark: str
     file: Path
+    max_tiles: int | None = None
+    frames: tuple[int, ...] = ()
 
 
 def read_suite(path: str | Path) -> list[Entry]:
     """Read a suite: `{"benchmarks": [{"name", "benchmark", "file"}, ...]}`, files relative to it.
+
+    An entry may have `max_tiles` and `frames`, the limits that it is meant to be run with.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -217,5 +229,6 @@ def read_suite(path: str | Path) -> list[Entry]:
     for number, each in enumerate(entries):
         if not isinstance(each, dict) or not {"name", "benchmark", "file"} <= each.keys():
             raise ValueError(f"{path}, entry {number}: expected name, benchmark and file.")
-        found.append(Entry(each["name"], each["benchmark"], path.parent / each["file"]))
+        limits = (each.get("max_tiles"), tuple(each.get("frames") or ()))
+        found.append(Entry(each["name"], each["benchmark"], path.parent / each["file"], *limits))
     return found

@@ -1,0 +1,50 @@
+"""Suite files: the limits of an entry hold, and options of the command line win over them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from internvl.evaluation.commands import _plans
+from internvl.evaluation.evaluate import read_suite
+from internvl.evaluation.run_config import ModelSource
+from tests import support
+
+
+@pytest.fixture
+def suite(tmp_path):
+    picture, clip = (str(support.ROOT / "examples" / name) for name in ("six.jpg", "moving.mp4"))
+    rows = {"still.jsonl": {"image": picture}, "clip.jsonl": {"video": clip}}
+    for name, medium in rows.items():
+        (tmp_path / name).write_text(json.dumps({"question": "Q", "answer": "A", **medium}))
+    entries = [
+        {"name": "still", "benchmark": "docvqa", "file": "still.jsonl", "max_tiles": 3},
+        {"name": "clip", "benchmark": "cgbench", "file": "clip.jsonl", "frames": [4]},
+    ]
+    path = tmp_path / "suite.json"
+    path.write_text(json.dumps({"benchmarks": entries}))
+    return path
+
+
+def plans(suite, frames=None, max_tiles=None):
+    settings = {"max_tiles": max_tiles}
+    return list(_plans(None, None, suite, None, ModelSource(), frames, None, settings))
+
+
+def test_limits_of_an_entry_hold(suite):
+    still, clip = plans(suite)
+    assert (still.settings["max_tiles"], still.frames) == (3, ())
+    assert (clip.settings["max_tiles"], clip.frames) == (None, (4,))
+
+
+def test_options_win_and_frames_are_for_videos_only(suite):
+    still, clip = plans(suite, frames="8,16", max_tiles=2)
+    assert (still.settings["max_tiles"], still.frames) == (2, ())
+    assert clip.frames == (8, 16)
+
+
+def test_other_forms_are_refused(tmp_path):
+    (tmp_path / "s.json").write_text('{"benchmarks": [{"name": "x"}]}')
+    with pytest.raises(ValueError, match="entry 0: expected name, benchmark and file"):
+        read_suite(tmp_path / "s.json")
