@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
-import pytest
-import torch
-import transformers
-from hypothesis import settings
+# Remote code is copied into a folder of this process: the user's stays as it is, and no two
+# processes write the same file. Read once, when transformers is imported.
+_modules = tempfile.TemporaryDirectory(prefix="internvl-modules-")
+os.environ["HF_MODULES_CACHE"] = _modules.name
 
-from tests import support
+import pytest  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from tests import support  # noqa: E402
 
 # Property tests have no clock, no folder of remembered examples, and the same examples
 # in every run; HYPOTHESIS_PROFILE=explore looks for new ones.

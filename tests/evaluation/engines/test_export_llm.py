@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers.dynamic_module_utils
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from internvl import hub
@@ -17,14 +16,6 @@ from internvl.source_files import read_json
 from tests import support
 
 MESSAGES = [{"role": "user", "content": "Is it even?"}]
-
-
-@pytest.fixture(autouse=True)
-def _own_modules(tmp_path, monkeypatch):
-    """Remote code is copied into a folder of the test."""
-    monkeypatch.setattr(
-        transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules")
-    )
 
 
 def test_the_demo(tmp_path):
