@@ -11,7 +11,7 @@ TESTS_4X := $(wildcard tests/remote_code tests/model tests/preprocessor tests/ch
 	tests/variants tests/repository tests/tokenizer tests/checkpoints tests/serving tests/adapters tests/cli)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-4x demo test test-4x test-slow check bench bench-full
+.PHONY: help setup setup-4x demo app test test-4x test-slow check docs bench bench-full
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ setup-4x: $(VENV_4X)/.installed ## make .venv-4x (transformers 4.57.6)
 demo: setup ## ask the demo checkpoint about the example images
 	$(VENV)/bin/python -m internvl.demo
 
+app: setup ## chat in the browser: http://127.0.0.1:7860
+	$(VENV)/bin/python -m internvl.app
+
 test: setup ## run the tests on transformers 5.23.0 (JOBS=2 processes)
 	$(TEST_ENV) $(VENV)/bin/python $(PYTEST)
 
@@ -50,6 +53,10 @@ check: setup ## lint, format, types, import policy, hashes of the remote code
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m internvl.checkpoints.code_hashes --check
 	$(TEST_ENV) $(VENV)/bin/python -m pytest -q tests/test_policy.py
+
+docs: setup ## build the documentation site: build/site/index.html
+	$(VENV)/bin/python -m sphinx -W --keep-going -q -d build/doctrees -b html docs build/site
+	@echo "build/site/index.html"
 
 # import_time.py has no reduced size.
 BENCHMARKS := preprocess vit prefill turns samples batch decode end_to_end load packing filtering
