@@ -160,11 +160,9 @@ def attention(seen: WordAttention, layer: int | None, part: Part) -> str:
     )
     figures = []
     maps = seen.maps(layer)
-    peaks = [
-        max(float(cells.of(_available(part, cells.thumbnail is not None)).max()) for cells in each)
-        for each in maps
-    ]
-    for media, cells, share, peak in zip(seen.media, maps, shares, peaks, strict=True):
+    parts = [cells.of(_available(part, cells.thumbnail is not None)) for m in maps for cells in m]
+    peak = max(float(values.max()) for values in parts)  # one scale for all pictures
+    for media, cells, share in zip(seen.media, maps, shares, strict=True):
         pictures = []
         for index, each in enumerate(cells):
             if media.tiling is None:
@@ -182,7 +180,7 @@ def attention(seen: WordAttention, layer: int | None, part: Part) -> str:
             f'<figcaption><b>{escape(media.label)}</b><span class="iv-cost">{share:.1%}</span>'
             "</figcaption></figure>"
         )
-    scale = '<div class="iv-scale"><span>least</span><i></i><span>most in this image</span></div>'
+    scale = '<div class="iv-scale"><span>least</span><i></i><span>most</span></div>'
     return f'<div class="iv-attention">{head}{"".join(figures)}{scale}</div>'
 
 

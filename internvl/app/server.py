@@ -88,6 +88,9 @@ def build(engine: Engine) -> tuple[Any, Visitors]:
         ImportError: Gradio is not installed.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    # Gradio would keep a record of every event, and sum all of them up after each.
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
+    os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
     folder = private_folder()  # before Gradio is imported, which asks for it
     try:
         import gradio as gr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import random
 import threading
 from collections.abc import Iterator
@@ -16,10 +15,6 @@ from internvl import hub
 from internvl.app.bounds import MEBI, Bounds
 from internvl.app.engine import Engine
 from tests import support
-
-# gradio 6 asks for Pillow < 13, so it is not among the pins of `make`; these need it.
-if importlib.util.find_spec("gradio") is None:
-    collect_ignore = ["test_api.py", "test_browser.py", "test_pages.py", "test_space.py"]
 
 EXAMPLES = support.ROOT / "examples"
 BOX = (
