@@ -119,19 +119,19 @@ WANTED: dict[str, dict[str, Any]] = {
         "replies[1:]": ["red", "Image-2", "right"],
     },
     "04_finetuning": {
-        "share_right(json_before)": 0,
-        "share_right(json_after)": lambda share: share >= 0.9,
-        "share_right(color_before, 'color')": lambda share: share >= 0.9,
+        "before": lambda right: right["JSON"] == 0 and min(right["color"], right["count"]) > 0.9,
+        "after": lambda right: min(right["JSON"], right["color"]) >= 0.9 and right["count"] > 0.5,
         "curve.train[-1][1] / curve.train[0][1]": lambda ratio: ratio < 0.05,
         "share_right(json_again)": lambda share: share >= 0.9,
     },
     "05_packing": {
         "fill": lambda fill: (
-            fill["unpacked"] < 0.5
-            and 0.9 < fill["official"] < fill["report"] < fill["best_fit"] <= 1
+            fill["unpacked"] < 0.3
+            and min(fill["official"], fill["report"]) > 0.95
+            and fill["best_fit"] == max(fill.values()) <= 1
         ),
         "len(packs) / len(few)": lambda share: share < 0.5,
-        "decisions": [[], [], [[1, 2]], [], [], []],
+        "decisions": [[], [], [[1, 3]], [], [], [[2, 5]]],
         "abs(packed - alone) / alone": lambda error: error < 1e-4,
         "int(mask.sum()) - sum(n.tokens * (n.tokens + 1) // 2 for n in examples)": 0,
     },
