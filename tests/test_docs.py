@@ -21,7 +21,9 @@ PAGES = (
     "migration",
     "progressive",
     "scaling",
+    "test_time_scaling",
     "training",
+    "vision_evaluation",
 )
 # All pages in one process, which imports once; each with names of its own.
 RUN = """

@@ -28,7 +28,7 @@ import numpy as np
 from internvl.answers import MOST_SUBSETS, normalize_answer
 from internvl.evaluation.metrics.family import Tally
 from internvl.evaluation.records import Prediction
-from internvl.evaluation.scoring import UNPARSED, Mark, Metric, get_metric, mark_all
+from internvl.evaluation.scoring import UNPARSED, Mark, Metric, get_metric, headline, mark_all
 from internvl.evaluation.statistics import Interval, Ratios, bootstrap_interval, difference
 
 # n rows    N answers of a row    S subsets of them    A distinct answers    G groups    K ratios
@@ -321,11 +321,11 @@ class _Run:
         chances = np.array([each for each, _ in found])  # (n, N + 1)
         silent, exact = float(chances[:, -1].mean()), all(sure for _, sure in found)
         if self.alone:  # what a row adds depends on its own answer: weigh what each would add
-            return _headline(self.metric, self.tallies, chances.T), silent, exact
+            return _weighted(self.metric, self.tallies, chances.T), silent, exact
         certain = bool(np.all(chances.max(1) == 1.0))
         outcomes = [self._outcome(chances) for _ in range(1 if certain else self.draws)]
         weights = np.full((len(outcomes), len(outcomes[0].groups)), 1 / len(outcomes))
-        return _headline(self.metric, outcomes, weights), silent, exact and certain
+        return _weighted(self.metric, outcomes, weights), silent, exact and certain
 
     def _outcome(self, chances: np.ndarray) -> Tally:
         """The rows with one answer each, drawn by their chances."""
@@ -340,18 +340,16 @@ def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
     return (None, None) if interval is None else (interval.low, interval.high)
 
 
-def _headline(metric: Metric, tallies: Sequence[Tally], weights: np.ndarray) -> Ratios:
+def _weighted(metric: Metric, tallies: Sequence[Tally], weights: np.ndarray) -> Ratios:
     """The headline of a weighted sum of tallies of the same groups; weights: (tallies, G)."""
-    names = list(dict.fromkeys(name for tally in tallies for name in tally.ratios))
+    names = tuple(dict.fromkeys(name for tally in tallies for name in tally.ratios))
     shape = (weights.shape[1], len(names))
     above, below = np.zeros(shape), np.zeros(shape)
     for tally, weight in zip(tallies, weights, strict=True):
         places = [names.index(name) for name in tally.ratios]
         above[:, places] += weight[:, None] * tally.numerators
         below[:, places] += weight[:, None] * tally.denominators
-    shares = metric.formula(dict(zip(names, below.sum(0).tolist(), strict=True)))["score"]
-    kept = [names.index(name) for name in shares]
-    return Ratios(above[:, kept], below[:, kept], np.array(list(shares.values()), np.float64))
+    return headline(metric, Tally(tallies[0].groups, names, above, below))
 
 
 # ---------------------------------------------------------------------- which answer counts

@@ -61,6 +61,7 @@ __all__ = [
     "compare",
     "first",
     "get_metric",
+    "headline",
     "mark_all",
     "score",
     "vote",
@@ -266,7 +267,7 @@ def score(
     tally = metric.tally(predictions, list(chosen.values()))
     parts = metric.parts(tally)
     interval = bootstrap_interval(
-        _headline(metric, tally),
+        headline(metric, tally),
         np.random.default_rng(0) if rng is None else rng,
         level=level,
         resamples=resamples,
@@ -312,8 +313,8 @@ def _chosen(
     return found
 
 
-def _headline(metric: Metric, tally: Tally) -> Ratios:
-    """The ratios of the headline."""
+def headline(metric: Metric, tally: Tally) -> Ratios:
+    """What `formula` takes from a tally for the score: the ratios of its headline, weighted."""
     weights = metric.formula(tally.totals())["score"]
     places = [tally.ratios.index(name) for name in weights]
     return Ratios(
@@ -409,7 +410,7 @@ def compare(
     for rows in runs:
         chosen = _chosen(rows, mark_all(rows, metric), choose)
         headlines.append(metric.tally(rows, list(chosen.values())))
-    one, two = (_headline(metric, tally) for tally in headlines)
+    one, two = (headline(metric, tally) for tally in headlines)
     generator = np.random.default_rng(0) if rng is None else rng
     interval = bootstrap_interval(difference(one, two), generator, level=level, resamples=resamples)
     alone = discordant(one, two)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from filelock import FileLock
 
 from tests.docs import scripts
 
@@ -42,20 +45,26 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
+    """The site, built once for all test processes."""
     for name in ("sphinx", "myst_parser", "furo", "latex2mathml", "griffe"):
         pytest.importorskip(name, reason=f"{name} is not installed: internvl[docs]")
-    out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
-    result = subprocess.run(
-        [*command, "-d", str(out / "doctrees"), str(DOCS), str(out / "html")],
-        cwd=scripts.ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-    assert result.stderr == ""
-    return out / "html"
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    out, log = folder / "site", folder / "site.json"
+    with FileLock(folder / "site.lock"):
+        if not log.exists():
+            command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+            result = subprocess.run(
+                [*command, "-d", str(folder / "doctrees"), str(DOCS), str(out)],
+                cwd=scripts.ROOT,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            log.write_text(json.dumps([result.returncode, result.stderr]))
+    assert json.loads(log.read_text()) == [0, ""]
+    return out
 
 
 @pytest.fixture(scope="module")
