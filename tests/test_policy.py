@@ -20,7 +20,16 @@ THIRD_PARTY = {
     "preprocessor": {"torch", "transformers", "numpy", "PIL"},
 }
 EXTRA = {"tokenization_internlm2.py": {"sentencepiece"}}
-LEAVES = {"hub", "source_files", "grounding", "answers", "context", "quantization", "settings"}
+LEAVES = {
+    "hub",
+    "source_files",
+    "grounding",
+    "answers",
+    "context",
+    "quantization",
+    "settings",
+    "plots",
+}
 MAY_IMPORT = {
     "hub": {"source_files", "quantization"},
     "context": set(),
@@ -28,6 +37,7 @@ MAY_IMPORT = {
     "quantization": set(),
     "source_files": set(),
     "grounding": set(),
+    "plots": set(),
     "answers": set(),
     "data": LEAVES,
     "checkpoints": LEAVES,

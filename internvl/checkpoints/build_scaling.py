@@ -140,6 +140,9 @@ def _gpus() -> str:
         "Fewest cards that answer about one image of 13 tiles in 8,192 positions with a "
         "byte-balanced `device_map`, and\nthe longest context that fits there.\n\n"
         + _table(head, rows)
+        + "\n![What fills the GPUs of six plans](images/device_plan.svg)\n\n"
+        "One image of 13 tiles in 8,192 positions; `python docs/scripts/plots.py device_plan` "
+        "draws it, and\n`internvl plan 26B --gpus 3x24GiB --plot plan.svg` one of your own.\n"
     )
 
 

@@ -142,6 +142,9 @@ def plan(
         str | None, typer.Option(help="stage1, stage1.5 or stage2: plan training.")
     ] = None,
     revision: Revision = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw what fills each GPU: a .png or .svg.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell whether a model fits on GPUs, and how to run it there; exit code 1 if it does not."""
@@ -158,6 +161,10 @@ def plan(
         train=train,
         revision=revision,
     )
+    if plot is not None:
+        from internvl.checkpoints import plan_picture
+
+        plan_picture.draw([planned], plot)
     typer.echo(json.dumps(planned.as_dict(), indent=2) if as_json else module.describe(planned))
     if planned.engine is None:
         raise typer.Exit(1)

@@ -17,13 +17,13 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from internvl import plots
 from internvl.data.packing import Item, Limits, Packer, Rule, make_packer, size_of
 
 RULES: tuple[Rule, ...] = ("report", "official", "best_fit")
 UNPACKED = "unpacked"  # one sample a row
-# Okabe and Ito, told apart by people with any colour vision.
-_TOKENS, _TILES, _INK = "#0072B2", "#E69F00", "#333333"
-_LINES = (("#333333", "-"), ("#D55E00", "--"), ("#009E73", "-."))
+_TOKENS, _TILES = plots.BLUE, plots.ORANGE
+_LINES = ((plots.INK, "-"), (plots.RED, "--"), (plots.GREEN, "-."))
 
 
 @dataclass
@@ -206,14 +206,7 @@ def draw(reports: Sequence[FillReport], path: str | Path) -> Path:
     Raises:
         ValueError: another suffix.
     """
-    path = Path(path)
-    if path.suffix not in (".svg", ".png"):
-        raise ValueError(f"cannot draw {path.name}; expected a name that ends in .svg or .png.")
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": "internvl", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(11, 1.6 + 0.75 * len(reports)), layout="constrained")
+    with plots.figure(path, (11, 1.6 + 0.75 * len(reports))) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         _draw_fill(left, reports)
         _draw_counts(right, [report for report in reports if report.rule != UNPACKED])
@@ -223,8 +216,7 @@ def draw(reports: Sequence[FillReport], path: str | Path) -> Path:
             f"{first.limits.max_tiles:,} tiles",
             fontsize=12,
         )
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return path
+    return Path(path)
 
 
 def _draw_fill(axes: Any, reports: Sequence[FillReport]) -> None:
@@ -242,15 +234,15 @@ def _draw_fill(axes: Any, reports: Sequence[FillReport]) -> None:
             f"{report.bottleneck_fill:.1%}\n{report.packs:,} rows",
             va="center",
             fontsize=9,
-            color=_INK,
+            color=plots.INK,
         )
-    axes.axvline(100, color=_INK, linewidth=0.8, linestyle=":")
+    axes.axvline(100, color=plots.INK, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(reports)), [report.rule for report in reports])
     axes.invert_yaxis()
     axes.set_xlim(0, 122)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("% of the rows' capacity; beside: the bottleneck")
-    axes.spines[["top", "right"]].set_visible(False)
+    plots.bare(axes)
     axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.15), ncols=2, frameon=False)
 
 
@@ -266,5 +258,5 @@ def _draw_counts(axes: Any, reports: Sequence[FillReport]) -> None:
     axes.set_xlabel("samples in a pack")
     axes.set_ylabel("% of packs with at most so many")
     axes.set_ylim(0, 100)
-    axes.spines[["top", "right"]].set_visible(False)
+    plots.bare(axes)
     axes.legend(frameon=False, loc="lower right")

@@ -3,24 +3,21 @@
     Scaling -> maj@k and pass@k over k, with bands, and the tokens they cost
     {frames: Score} -> a line per benchmark, with intervals
 
-The same numbers give the same file: no display, no date, fixed ids. Needs matplotlib
-(`pip install 'internvl[plot]'`).
+The same numbers give the same file (`internvl.plots`).
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from internvl import plots
 from internvl.evaluation.scaling import Curve, Scaling
 from internvl.evaluation.scoring import Score
 
-_COLOURS = ("#1f6f8b", "#d1662b", "#5a8f3c", "#7d4e9e", "#b23a48", "#6b6b6b")
-_SUFFIXES = (".png", ".svg")
-_RC = {"svg.hashsalt": "internvl", "svg.fonttype": "none", "font.size": 9.0}
+_FONT_SIZE = 9.0
 
 
 def draw_scaling(
@@ -45,14 +42,13 @@ def draw_scaling(
         ValueError: nothing to draw, or another kind of file.
         ImportError: matplotlib is not installed.
     """
-    target = _target(path)
     if not panels or not all(panels.values()):
         raise ValueError(f"nothing to draw: {[name for name, runs in panels.items() if not runs]}.")
     names = list(dict.fromkeys(name for runs in panels.values() for name in runs))
-    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
+    colours = {name: plots.COLOURS[i % len(plots.COLOURS)] for i, name in enumerate(names)}
     rows, wide = math.ceil(len(panels) / columns), min(columns, len(panels))
-    with _matplotlib().rc_context(_RC):
-        figure = _figure((3.4 * wide + 0.3, 3.1 * rows + 0.5))
+    size = (3.4 * wide + 0.3, 3.1 * rows + 0.5)
+    with plots.figure(path, size, font_size=_FONT_SIZE) as figure:
         grid = figure.subplots(rows, wide, squeeze=False)
         for axes, (title, runs) in zip(grid.flat, panels.items(), strict=False):
             _panel(axes, title, runs, colours, (levels or {}).get(title, {}))
@@ -66,7 +62,7 @@ def draw_scaling(
             list(handles.values()), list(handles), loc="outside lower center",
             ncols=min(wide, math.ceil(len(handles) / 2)), frameon=False, fontsize=8,
         )  # fmt: skip
-        return _save(figure, target)
+    return Path(path)
 
 
 def _panel(
@@ -119,17 +115,15 @@ def draw_frames(scores: Mapping[str, Mapping[int, Score]], path: str | Path) -> 
         ValueError: nothing to draw, scores in different units, or another kind of file.
         ImportError: matplotlib is not installed.
     """
-    target = _target(path)
     units = {score.unit_name for line in scores.values() for score in line.values()}
     if not units or not all(scores.values()):
         raise ValueError(f"nothing to draw: {dict(scores) or 'no benchmarks'}.")
     if len(units) > 1:
         raise ValueError(f"the scores are in {sorted(units)}; draw one unit in a picture.")
-    with _matplotlib().rc_context(_RC):
-        figure = _figure((5.6, 3.6))
+    with plots.figure(path, (5.6, 3.6), font_size=_FONT_SIZE) as figure:
         axes = figure.subplots()
         for index, (name, line) in enumerate(scores.items()):
-            _frame_line(axes, name, line, _COLOURS[index % len(_COLOURS)])
+            _frame_line(axes, name, line, plots.COLOURS[index % len(plots.COLOURS)])
         counts = sorted({frames for line in scores.values() for frames in line})
         axes.set_xscale("log", base=2)
         axes.set_xticks(counts, [str(count) for count in counts])
@@ -137,9 +131,9 @@ def draw_frames(scores: Mapping[str, Mapping[int, Score]], path: str | Path) -> 
         axes.set_xlabel("frames")
         axes.set_ylabel(units.pop())
         axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+        plots.bare(axes)
         axes.legend(frameon=False)
-        return _save(figure, target)
+    return Path(path)
 
 
 def _frame_line(axes: Any, name: str, line: Mapping[int, Score], colour: str) -> None:
@@ -152,37 +146,3 @@ def _frame_line(axes: Any, name: str, line: Mapping[int, Score], colour: str) ->
         if low is not None and high is not None:
             axes.vlines(count, low, high, color=colour, linewidth=1.0)
             axes.plot([count, count], [low, high], "_", color=colour, markersize=7)
-
-
-# ---------------------------------------------------------------------- files
-def _target(path: str | Path) -> Path:
-    target = Path(path)
-    if target.suffix.lower() not in _SUFFIXES:
-        raise ValueError(f"{target} is no picture; expected a name that ends in .png or .svg.")
-    return target
-
-
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'internvl[plot]'.") from error
-    return matplotlib
-
-
-def _figure(size: tuple[float, float]) -> Any:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=size, layout="constrained")
-
-
-def _save(figure: Any, target: Path) -> Path:
-    """Write the picture as a whole: a temporary file beside it, renamed."""
-    kind = target.suffix.lower().removeprefix(".")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    # The date of an SVG, and the version of matplotlib in a PNG, would make it another file.
-    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-    figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
-    temporary.replace(target)
-    return target

@@ -12,11 +12,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from internvl import plots
 from internvl.training.trainer import last_checkpoint
 
 Points = tuple[tuple[int, float], ...]
-_COLOURS = ("#1f6f8b", "#d1662b", "#5a8f3c", "#7d4e9e", "#b23a48", "#6b6b6b")
-_SUFFIXES = (".png", ".svg")
 
 
 @dataclass(frozen=True)
@@ -85,31 +84,23 @@ def draw(curves: Sequence[Curve], path: str | Path, *, overlay: bool = False) ->
     Raises:
         ValueError: another suffix, or a curve without a point.
     """
-    path = Path(path)
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(f"cannot draw {path.name}; expected a name that ends in {_SUFFIXES}.")
     if empty := [curve.name for curve in curves if not curve.train]:
         raise ValueError(f"{empty} logged no loss yet; train for `log_every` steps first.")
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": "internvl", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(9, 4), layout="constrained")
+    with plots.figure(path, (9, 4)) as figure:
         axes, begin = figure.subplots(), 0
-        for curve, colour in zip(curves, cycle(_COLOURS)):
+        for curve, colour in zip(curves, cycle(plots.COLOURS)):
             _line(axes, curve.train, begin, color=colour, label=curve.name)
             _line(axes, curve.held_out, begin, color=colour, linestyle="--", marker=".")
             if not overlay:
                 begin += curve.train[-1][0]
                 axes.axvline(begin, color="#c8c8c8", linewidth=0.8, zorder=0)
         axes.set(xlabel="steps", ylabel="loss", yscale="log")
-        axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-        axes.yaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
         axes.tick_params(which="minor", labelsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
+        plots.bare(axes)
         axes.legend(frameon=False)
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return path
+    return Path(path)
 
 
 def _line(axes: Any, points: Points, begin: int, **style: Any) -> None:

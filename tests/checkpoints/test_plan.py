@@ -114,3 +114,44 @@ def test_page_is_what_the_generator_writes(tmp_path):
     stale = tmp_path / "scaling.md"
     stale.write_text("old")
     assert build_scaling.main(["--check"], stale) == 1
+
+
+def test_a_picture_shows_what_fills_each_gpu(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    from internvl.checkpoints.plan_picture import draw
+
+    bars, barh = [], Axes.barh
+
+    def record(axes, place, width, *args, left=0.0, **style):
+        bars.append((place, left, width, style.get("edgecolor")))
+        return barh(axes, place, width, *args, left=left, **style)
+
+    monkeypatch.setattr(Axes, "barh", record)
+    fits, short = plan("26B", gpus="3x24GiB"), plan("78B", gpus="80GiB")
+    text = draw([fits, short], tmp_path / "plan.svg").read_text("utf-8")
+    assert "26B, bf16, 3 x 24 GiB: device_map" in text
+    assert "78B, bf16, 1 x 80 GiB: does not fit" in text
+    frames = [bar for bar in bars if bar[3]]
+    assert [round(width) for _, _, width, _ in frames] == [24, 24, 24, 80]
+    assert len({colour for *_, colour in frames}) == 2  # what does not fit is told apart
+    for (place, *_), load in zip(frames, (*fits.loads, *short.loads), strict=True):
+        parts = [bar for bar in bars if bar[0] == place and not bar[3]][1:]  # first: the reserve
+        assert sum(width for _, _, width, _ in parts) == pytest.approx(load.used / 2**30)
+        assert parts[-1][1] + parts[-1][2] == pytest.approx(load.used / 2**30)
+    with pytest.raises(ValueError, match="no plan"):
+        draw([], tmp_path / "none.svg")
+
+
+def test_the_command_draws(tmp_path):
+    from typer.testing import CliRunner
+
+    from internvl.cli import app
+
+    picture = tmp_path / "new" / "plan.png"
+    result = CliRunner().invoke(app, ["plan", "8B", "--gpus", "24GiB", "--plot", str(picture)])
+    assert result.exit_code == 0, result.output
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    refused = CliRunner().invoke(app, ["plan", "8B", "--plot", str(tmp_path / "plan.pdf")])
+    assert refused.exit_code == 2
+    assert "expected a name that ends in .png or .svg" in refused.stderr

@@ -91,5 +91,5 @@ def test_picture(suffix, tmp_path):
 
 
 def test_other_suffixes_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"fill.pdf; expected a name that ends in .svg or .png"):
+    with pytest.raises(ValueError, match=r"fill.pdf; expected a name that ends in .png or .svg"):
         draw([measure(PACKS, LIMITS, "report")], tmp_path / "fill.pdf")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from internvl import hub
+from internvl import hub, plots
 from internvl.filtering.rules import build as build_rules
 from internvl.filtering.rules import check
 from internvl.filtering.verdict import Record, Said
@@ -230,13 +230,9 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     Needs matplotlib (`pip install 'internvl[plot]'`).
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
     names = list(dict.fromkeys(row["data"] for row in rows))
     temperatures = list(dict.fromkeys(row["temperature"] for row in rows))
-    with matplotlib.rc_context({"svg.hashsalt": "internvl", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(8, 3.6), layout="constrained")
+    with plots.figure(path, (8, 3.6)) as figure:
         axes, width = figure.subplots(), 0.8 / len(names)
         for index, name in enumerate(names):
             own = [row for row in rows if row["data"] == name]
@@ -256,9 +252,8 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         labels = ["greedy" if not t else f"temperature {t:g}" for t in temperatures]
         axes.set_xticks(range(len(labels)), labels)
         axes.set_ylabel(f"answers that loop, %, n = {rows[0]['n']}")
-        axes.spines[["top", "right"]].set_visible(False)
+        plots.bare(axes)
         axes.legend(frameon=False, title="trained on")
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def _wilson(percent: float, count: int) -> tuple[float, float]:
