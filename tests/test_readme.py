@@ -17,9 +17,10 @@ def test_python_blocks(tmp_path):
     assert len(blocks) >= 9
     script = tmp_path / "readme.py"
     checks = """
-assert model.chat(tokenizer, first, question, settings) == "red", answer
+question = "<image>\\nWhat color is the object?"
+assert model.chat(tokenizer, first, question, settings) == "red"
 assert len(answers) == 3 and all(isinstance(a, str) for a in answers)
-assert len(history) == 3
+assert len(history) == 2
 """
     script.write_text("\n".join(blocks) + checks, encoding="utf-8")
     result = subprocess.run(
@@ -55,3 +56,8 @@ def test_links_and_length():
         if not target.startswith("http"):
             assert (support.ROOT / target).exists(), target
     assert len(README.splitlines()) <= 300
+
+
+def test_quick_start_is_short():
+    first = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
+    assert len([line for line in first.splitlines() if line]) <= 12

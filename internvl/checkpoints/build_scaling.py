@@ -132,7 +132,7 @@ def _gpus() -> str:
     for size in SIZES:
         config = published_config(size)
         for dtype in ("bf16", "int8", "int4"):
-            cells = [_fewest(config, card, dtype) for card in CARDS]
+            cells = [fewest(config, card, dtype) for card in CARDS]
             rows.append([size, dtype, *cells])
     head = ["InternVL2.5", "dtype", *(f"{card} GiB cards" for card in CARDS)]
     return (
@@ -146,7 +146,8 @@ def _gpus() -> str:
     )
 
 
-def _fewest(config: Any, card: int, dtype: str) -> str:
+def fewest(config: Any, card: int, dtype: str) -> str:
+    """Fewest cards of so many GiB for one question, and the longest context there: "2 (13,568)"."""
     costs = Costs.of(config, dtype, QUESTION)
     for count in COUNTS:
         sizes = [card * GIB - RESERVE] * count

@@ -192,3 +192,15 @@ def test_links_of_shown_files(tmp_path, monkeypatch):
     text = shown(docs / "project" / "demo.md")
     assert text.startswith("# Demo\n[use](../use.md#a) [x](https://x.org) [y](#y)\n")
     assert "[z](z.md)" in text
+
+
+# ---------------------------------------------------------------------- the model card
+def test_tables_and_badges_of_the_readme_are_those_of_the_files():
+    text = (scripts.ROOT / "README.md").read_text("utf-8")
+    readme = script("readme")
+    assert readme.render(text) == text, "python docs/scripts/readme.py"
+    stale = text.replace("| 146.0 GiB |", "| 145.0 GiB |").replace("badge/torch-", "badge/torch-9")
+    assert stale != text
+    assert readme.render(stale) == text
+    with pytest.raises(ValueError, match="speed: begin"):
+        readme.render(text.replace("speed: begin", "speed: start"))
