@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 VENV_4X := .venv-4x
 JOBS ?= 2
+QUIETLY := -qq --disable-pip-version-check
 # One thread per test process: the processes share the cores.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 PYTEST := -m pytest -q -n $(JOBS)
@@ -17,15 +18,15 @@ help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 12
 
 # Stamps: an environment is made again only when its pins change.
-$(VENV)/.installed: requirements/v5.txt
+$(VENV)/.installed: requirements/v5.txt requirements/app.txt
 $(VENV_4X)/.installed: requirements/v4.txt
 $(VENV)/.installed $(VENV_4X)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python >= 3.11 is needed, $(PYTHON) is older: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "installing $(filter requirements/%,$^) into $(@D)"
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install -qq --disable-pip-version-check -r $(filter requirements/%,$^)
-	$(@D)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -e .
+	$(@D)/bin/python -m pip install $(QUIETLY) -r $(filter requirements/v%,$^)
+	$(@D)/bin/python -m pip install $(QUIETLY) --no-deps -e . $(addprefix -r ,$(filter requirements/app%,$^))
 	@touch $@
 
 setup: $(VENV)/.installed ## make .venv (transformers 5.23.0)

@@ -43,6 +43,8 @@ DIRECT_SUFFIXES = (
     "Answer with the option's letter from the given choices directly.",
     "Answer the question using a single word or phrase.",
     "\u8bf7\u76f4\u63a5\u56de\u7b54\u9009\u9879\u5b57\u6bcd\u3002",  # the first one in Chinese
+    "Answer the question directly.",  # VLMEvalKit's, for an open question among others
+    "\u8bf7\u76f4\u63a5\u56de\u7b54\u95ee\u9898\u3002",
 )
 # Subsets of samples that maj_at_k goes through one by one.
 MOST_SUBSETS = 100_000
@@ -173,10 +175,10 @@ def extract_choice(
     Args:
         response: what the model said, or its boxed answer.
         choices: letters, or a dict of letters and texts.
-        peer: whose rule. "vlmevalkit" (`can_infer`): exactly one letter stands alone, or exactly
-            one option's text occurs. "mmmu" (official): the last letter in brackets, or alone, or
-            the last option's text. "mmmu_pro" (official): the only letter after "Answer:", then as
-            "mmmu".
+        peer: whose rule. "vlmevalkit" (`can_infer`): exactly one letter stands alone, and that
+            among the last four words, or exactly one option's text occurs. "mmmu" (official): the
+            last letter in brackets, or alone, or the last option's text. "mmmu_pro" (official):
+            the only letter after "Answer:", then as "mmmu".
 
     Returns:
         The letter; None when there is none, where the official rules draw one at random, and for a
@@ -198,7 +200,8 @@ def _inferred(response: str, options: Mapping[str, str]) -> str | None:
         return None
     words = response.translate(_MARKS).split()
     named = [letter for letter in options if letter in words]
-    if len(named) == 1:
+    # Far from the end, "A" may be an article, and "B" part of an explanation.
+    if len(named) == 1 and words.index(named[0]) > len(words) - 5:
         return named[0]
     lowered = response.lower()
     if not named and (match := re.search(r"\banswer is \(?([a-z])\)?\W{0,3}$", lowered[-40:])):

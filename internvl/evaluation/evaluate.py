@@ -127,8 +127,12 @@ def execute(
     if plan.frames and not video:
         raise ValueError(f"--frames is for videos, and {plan.benchmark.key} here has none.")
     data = fingerprint(plan.samples)
-    found: dict[int, list[Prediction] | None] = {}
-    for frames in counts or (0,):
+    found: dict[int, list[Prediction] | None] = dict.fromkeys(counts or (0,))
+    # A second time, because others may have ended a count since this process had done its share:
+    # whoever is the last of all finds every count whole.
+    for frames in (*found, *found):
+        if found[frames] is not None:
+            continue
         config = config_for(plan.benchmark, plan.model, data, frames=frames, **dict(plan.settings))
         folder = plan.folder / f"frames-{frames}" if frames else plan.folder
         found[frames] = run(

@@ -1,7 +1,7 @@
 """One run over several processes of this machine: the same command again, once per shard.
 
-For more machines start `internvl eval run` itself under torchrun, accelerate or Slurm: it takes its
-shard from RANK and WORLD_SIZE.
+For more machines start `internvl eval run` itself under torchrun or accelerate: it takes its shard
+from RANK and WORLD_SIZE. Slurm's own variables are not read, as a batch script has them too.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def run_shards(arguments: Sequence[str], processes: int) -> None:
         subprocess.Popen(
             [*_TOOL, *arguments, "--shard", f"{rank}/{processes}"],
             env={**os.environ, "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,  # the result is written once, by who started them
         )
         for rank in range(processes)
     ]

@@ -177,6 +177,11 @@ def text_of(sample: Sample, rule: str, *, cot: bool = False) -> str:
     """
     if rule not in RULES:
         raise ValueError(f"no prompt rule {rule!r}; known are {sorted(RULES)}.")
+    if not sample.question.strip() and rule != "mmmu_pro":  # there a picture may hold all of it
+        raise ValueError(
+            f"sample {sample.id} has no question, only images; columns beside them are "
+            f"{sorted(sample.fields)}. Name the column of the question `question`."
+        )
     if cot and rule == "mmmu_pro":
         return _mmmu_pro_cot(sample)
     text = RULES[rule](sample)

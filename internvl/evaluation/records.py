@@ -129,7 +129,8 @@ def read_predictions(path: str | Path) -> list[Prediction]:
         ValueError: a damaged line (its number is named), an id that comes twice, or no line at all.
     """
     found: dict[str, Prediction] = {}
-    for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), 1):
+    # Not splitlines: it also cuts at U+2028 and the like, which an answer may hold.
+    for number, line in enumerate(Path(path).read_text("utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:

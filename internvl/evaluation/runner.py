@@ -51,7 +51,7 @@ class Shard:
 
     @classmethod
     def from_environment(cls) -> Shard:
-        """Rank and world size as torchrun, accelerate and Slurm's launchers set them."""
+        """Rank and world size as torchrun and accelerate set them."""
         return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
 

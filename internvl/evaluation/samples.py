@@ -133,12 +133,12 @@ def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    text = path.read_text("utf-8")
+    text = path.read_text("utf-8-sig")
     if path.suffix.lower() == ".json":
         rows = json.loads(text)
         yield from rows.values() if isinstance(rows, dict) else rows
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -216,7 +216,7 @@ def _choices(cells: Mapping[str, Any], used: set[str]) -> dict[str, str]:
         used.add(name)
         options = _literal(cells[name])
         if isinstance(options, Mapping):
-            return {str(letter): str(text) for letter, text in options.items()}
+            return {str(letter).upper(): str(text) for letter, text in options.items()}
         if isinstance(options, (list, tuple)):
             texts = [_without_letter(str(text), i) for i, text in enumerate(options)]
             return dict(zip(LETTERS, texts, strict=False))
@@ -258,7 +258,7 @@ def _as_letters(answers: tuple[str, ...], choices: Mapping[str, str]) -> tuple[s
     answer = answers[0].strip()
     if answer in choices:
         return (answer,)
-    bare = answer.strip("().")
+    bare = answer.strip("().").upper()
     if bare in choices:
         return (bare,)
     named = [letter for letter, text in choices.items() if text.strip() == answer]
@@ -356,6 +356,7 @@ def fingerprint(samples: Sequence[Sample]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for sample in samples:
         head = [sample.id, sample.question, sample.answers, dict(sample.choices)]
+        head.append(dict(sample.fields))  # prompts and metrics read some of them
         digest.update(json.dumps(head, ensure_ascii=False, default=str).encode())
         for each in (*sample.images, sample.video):
             digest.update(_content(each))

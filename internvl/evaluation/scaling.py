@@ -20,7 +20,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -425,17 +425,22 @@ class Higher:
         score: of that run.
         scores: of all runs.
         how: how it was chosen, for tables.
+        parts: the higher one of each part, where the score is their mean.
     """
 
     mode: str
     score: float
     scores: Mapping[str, float]
     how: str = PICKED
+    parts: Mapping[str, Higher] = field(default_factory=dict)
 
     def describe(self) -> str:
         """For people."""
         each = ", ".join(f"{mode} {score:.1f}" for mode, score in self.scores.items())
-        return f"max({each}) = {self.score:.1f}: {self.how}"
+        if not self.parts:
+            return f"max({each}) = {self.score:.1f}: {self.how}"
+        lines = [f"{name}: {part.describe()}" for name, part in self.parts.items()]
+        return "\n".join([*lines, f"mean of these {self.score:.1f} (runs as a whole: {each})"])
 
 
 def higher(scores: Mapping[str, float]) -> Higher:
@@ -458,3 +463,21 @@ def higher(scores: Mapping[str, float]) -> Higher:
         raise ValueError(f"the score of {wrong[0]!r} is {scores[wrong[0]]}; expected a number.")
     mode = max(scores, key=lambda each: scores[each])
     return Higher(mode, scores[mode], dict(scores))
+
+
+def higher_of_parts(parts: Mapping[str, Mapping[str, float]]) -> Higher:
+    """The mean over parts of the higher score of each.
+
+    Args:
+        parts: part ("setting/vision") -> mode -> score, the same modes in each.
+
+    Raises:
+        ValueError: as `higher`; no parts, or other modes in one of them.
+    """
+    if not parts or len({frozenset(scores) for scores in parts.values()}) > 1:
+        raise ValueError(f"expected parts with the same modes in each, got {dict(parts)}.")
+    found = {name: higher(scores) for name, scores in parts.items()}
+    modes = next(iter(parts.values()))
+    means = {mode: math.fsum(each[mode] for each in parts.values()) / len(parts) for mode in modes}
+    score = math.fsum(each.score for each in found.values()) / len(found)
+    return Higher(" + ".join(each.mode for each in found.values()), score, means, parts=found)

@@ -45,16 +45,26 @@ def maximum(
     benchmark: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take the higher score of a direct and a CoT run, as the report does for MMMU; say so."""
+    """Take the higher score of a direct and a CoT run, as the report does for MMMU; say so.
+
+    Of MMMU-Pro the higher one of each setting is taken, and then their mean.
+    """
     from dataclasses import asdict
 
     from internvl.evaluation import scaling, scoring
 
-    scores = {}
-    for name, path in (("direct", direct), ("cot", cot)):
-        row, predictions = _read(path, benchmark)
-        scores[name] = scoring.score(predictions, row.metric).score
-    found = scaling.higher(scores)
+    row, one = _read(direct, benchmark)
+    two = _read(cot, row.key)[1]
+    scoring.check_pair(one, two)
+    scores = {
+        mode: scoring.score(rows, row.metric) for mode, rows in (("direct", one), ("cot", two))
+    }
+    settings = [name for name in scores["direct"].parts if name.startswith("setting/")]
+    if row.metric == "mmmu_pro" and settings:
+        parts = {name: {m: each.parts[name] for m, each in scores.items()} for name in settings}
+        found = scaling.higher_of_parts(parts)
+    else:
+        found = scaling.higher({mode: each.score for mode, each in scores.items()})
     typer.echo(json.dumps(asdict(found)) if as_json else found.describe())
 
 

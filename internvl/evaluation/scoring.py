@@ -58,6 +58,7 @@ __all__ = [
     "Mark",
     "Metric",
     "Score",
+    "check_pair",
     "compare",
     "first",
     "get_metric",
@@ -403,7 +404,7 @@ def compare(
         ValueError: as in `score`; other rows, or other reference answers.
     """
     metric = get_metric(metric) if isinstance(metric, str) else metric
-    _check_pair(a, b)
+    check_pair(a, b)
     by_id = {each.id: each for each in b}
     runs = (list(a), [by_id[each.id] for each in a])
     headlines = []
@@ -432,7 +433,12 @@ def compare(
     )
 
 
-def _check_pair(a: Sequence[Prediction], b: Sequence[Prediction]) -> None:
+def check_pair(a: Sequence[Prediction], b: Sequence[Prediction]) -> None:
+    """Refuse two runs that cannot be compared.
+
+    Raises:
+        ValueError: other rows, or other reference answers.
+    """
     answers: list[dict[str, Any]] = [{each.id: each.answers for each in run} for run in (a, b)]
     only = [sorted(set(answers[0]) - set(answers[1])), sorted(set(answers[1]) - set(answers[0]))]
     if only[0] or only[1]:

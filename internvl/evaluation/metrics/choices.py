@@ -48,8 +48,23 @@ def chosen_letter(text: str, choices: Mapping[str, str]) -> str | None:
     return found or extract_answer(text, "choice", choices)
 
 
+def right_letters(prediction: Prediction) -> set[str]:
+    """The letters of the right options.
+
+    Raises:
+        ValueError: the reference is none of the options, so that every answer would be wrong.
+    """
+    letters = {each.strip().upper() for each in prediction.answers}
+    if letters and prediction.choices and letters.isdisjoint(prediction.choices):
+        raise ValueError(
+            f"row {prediction.id}: the reference {sorted(letters)} is none of the options "
+            f"{dict(prediction.choices)}; expected one of their letters, or its text."
+        )
+    return letters
+
+
 def _is_right(letter: str | None, prediction: Prediction) -> bool:
-    return letter is not None and letter in {each.strip().upper() for each in prediction.answers}
+    return letter in right_letters(prediction)
 
 
 def _read(prediction: Prediction, text: str) -> Mark:

@@ -16,13 +16,14 @@ def crpe_correct(gold: str, prediction: str) -> bool:
 
     One character, or a first character A to D, has to be that of the reference `A. yes`; otherwise
     the reference from its fifth character on has to stand in the answer, case aside. A blank answer
-    is wrong.
+    is wrong, and so is any text where the reference is a letter alone.
     """
     if not prediction.strip():
         return False
     if len(prediction) == 1 or prediction[0] in "ABCD":
         return prediction[0] == gold[:1]
-    return gold[4:].lower() in prediction.lower()
+    text = gold[4:].lower()
+    return bool(text) and text in prediction.lower()
 
 
 def _read(prediction: Prediction, text: str) -> Mark:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from internvl.answers import extract_answer, extract_choice
-from internvl.evaluation.metrics.choices import chosen_letter
+from internvl.evaluation.metrics.choices import chosen_letter, right_letters
 from internvl.evaluation.metrics.family import Mark, Metric, marked, mean_of
 from internvl.evaluation.metrics.text import final
 from internvl.evaluation.records import Prediction
@@ -80,7 +80,7 @@ def eval_open(answers: str | Sequence[str], candidates: Sequence[str | float]) -
 def _read(prediction: Prediction, text: str) -> Mark:
     if prediction.choices:
         letter = chosen_letter(text, prediction.choices)
-        return marked(letter is not None and letter in prediction.answers, letter)
+        return marked(letter in right_letters(prediction), letter)
     answer = final(text)
     if not answer:
         return marked(False, None)
@@ -97,7 +97,7 @@ def _read_pro(prediction: Prediction, text: str) -> Mark:
         )
     letter = extract_choice(text, choices, peer="mmmu_pro")
     letter = letter or extract_answer(text, "choice", choices)
-    return marked(letter is not None and letter in prediction.answers, letter)
+    return marked(letter in right_letters(prediction), letter)
 
 
 MMMU = Metric(

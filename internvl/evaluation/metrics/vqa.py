@@ -98,6 +98,11 @@ def vqa_soft_accuracy(
 
 
 def _read(prediction: Prediction, text: str) -> Mark:
+    if len(prediction.answers) < 4:  # nobody could score 1
+        raise ValueError(
+            f"row {prediction.id} has {len(prediction.answers)} reference answer(s); VQA accuracy "
+            "is over those of ten annotators (column `answers`), and needs four at least."
+        )
     answer = final(text)
     return marked(vqa_soft_accuracy(answer, prediction.answers), answer)
 

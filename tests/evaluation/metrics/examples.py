@@ -148,7 +148,7 @@ EXAMPLES = {
     "mme_realworld": Example(
         numbered(
             *letters(("The best answer is (C)", "C"), category="Perception/OCR"),
-            *letters(("The answer is E or so", "E"), category="Reasoning/OCR"),
+            *letters(("The answer is C or so", "D"), category="Reasoning/OCR"),
             *letters(("none of", "D"), category="Reasoning/OCR"),
         ),
         200 / 3,

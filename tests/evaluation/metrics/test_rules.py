@@ -277,3 +277,35 @@ def test_vcr_counts_stretches_and_not_pictures():
     rows = [row("", answers=["a"], id="0"), row("", answers=["b", "c", "d"], id="1")]
     both = [Mark(1.0, "a", {"jaccard": 1.0}), UNPARSED]
     assert metric.summarise(rows, both) == {"score": 25.0, "jaccard": 25.0}
+
+
+def test_a_reference_that_nothing_can_match_is_an_error():
+    stray = row("A", answers=["1"], choices=ABCD)
+    for name in ("choice", "circular", "mme_realworld", "mantis", "mmiu", "mmmu", "mmmu_pro"):
+        with pytest.raises(
+            ValueError, match=r"row 0: the reference \['1'\] is none of the options"
+        ):
+            METRICS[name].read(stray, "A")
+    with pytest.raises(ValueError, match="row 0 has 1 reference answer"):
+        METRICS["vqa_soft"].read(row("red", answers=["red"]), "red")
+    assert METRICS["vqa_soft"].read(row("red", answers=["red"] * 10), "red").score == 1
+
+
+def test_a_letter_alone_is_no_text_that_an_answer_of_crpe_may_hold():
+    assert not crpe_correct("A", "cannot tell")
+    assert crpe_correct("A", "A")
+    assert crpe_correct("A. on the table", "it is on the table")
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("A dog is sitting on the big red mat over there", None),
+        ("After looking at all four of them, the answer is B", "B"),
+        ("A cat is there", "A"),  # of the golden cases: among the last four words
+        ("B is what the picture shows, and so it is a blue dog", None),
+    ],
+)
+def test_a_letter_far_from_the_end_is_a_word(text, letter):
+    choices = {"A": "red cat", "B": "blue hat", "C": "green bird", "D": "none of the above"}
+    assert metrics.choices.chosen_letter(text, choices) == letter

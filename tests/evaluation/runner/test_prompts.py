@@ -164,6 +164,11 @@ def test_cot_takes_the_place_of_the_direct_instruction():
     opened = prompts.text_of(Sample("0", "Q"), "short", cot=True)
     assert prompts.SHORT not in opened
     assert "\\boxed{$FINAL_ANSWER}" in opened
+    for question in ("Q", "\u95ee"):  # an open question among others; in Chinese
+        text = prompts.text_of(Sample("0", question), "letter")
+        assert prompts.text_of(Sample("0", question), "letter", cot=True).startswith(question)
+        instruction = text.removeprefix(question).strip()
+        assert instruction not in prompts.text_of(Sample("0", question), "letter", cot=True)
 
 
 @pytest.mark.parametrize(

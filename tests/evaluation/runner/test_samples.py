@@ -9,8 +9,11 @@ import json
 import pytest
 from PIL import Image
 
+from internvl.evaluation.prompts import text_of
+from internvl.evaluation.records import Sample, lines, read_predictions
 from internvl.evaluation.samples import Source, fingerprint, read_samples, to_sample
 from tests import support
+from tests.evaluation.metrics.rows import row
 
 
 def png(colour="red"):
@@ -182,7 +185,8 @@ def test_fingerprint_sees_texts_and_pictures():
     assert fingerprint([one()]) == base
     assert len({base, *(fingerprint([one(**c)]) for c in (
         {"question": "R"}, {"answer": "B"}, {"image": coded("blue")}, {"A": "x"},
-    ))}) == 5  # fmt: skip
+        {"hint": "a column that prompts read"},
+    ))}) == 6  # fmt: skip
 
 
 def test_rows_can_be_chosen_by_a_column(tmp_path):
@@ -199,3 +203,27 @@ def test_rows_can_be_chosen_by_a_column(tmp_path):
 def test_limit(tmp_path):
     rows = [{"index": k, "question": "Q"} for k in range(5)]
     assert len(read_samples(table(tmp_path / "a.tsv", rows), limit=2)) == 2
+
+
+def test_lines_end_where_json_lines_end(tmp_path):
+    odd = "one\u2028two\u0085three"
+    rows = [{"question": odd, "answer": "A"}, {"question": "Q"}]
+    text = "\n".join(json.dumps(each, ensure_ascii=False) for each in rows)
+    (tmp_path / "a.jsonl").write_text(text, "utf-8-sig")  # with a byte order mark, as of Windows
+    assert [each.question for each in read_samples(tmp_path / "a.jsonl")] == [odd, "Q"]
+    said = row(odd, answers=[odd])
+    (tmp_path / "predictions.jsonl").write_text("".join(lines([said])), "utf-8")
+    (again,) = read_predictions(tmp_path / "predictions.jsonl")
+    assert again == said
+
+
+def test_options_may_have_small_letters():
+    sample = to_sample({"question": "Q", "options": {"a": "x", "b": "y"}, "answer": "b"}, 0)
+    assert (dict(sample.choices), sample.answers) == ({"A": "x", "B": "y"}, ("B",))
+
+
+def test_a_question_under_another_name_is_not_asked_as_an_empty_one():
+    sample = to_sample({"Question": "Q", "image": coded(), "answer": "red"}, 7)
+    with pytest.raises(ValueError, match=r"sample 7 has no question.*'Question'"):
+        text_of(sample, "short")
+    assert "exact" not in text_of(Sample("0", "", choices={"A": "x"}), "mmmu_pro")

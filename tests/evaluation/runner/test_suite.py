@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from internvl.evaluation import evaluate
 from internvl.evaluation.commands import _plans
 from internvl.evaluation.evaluate import read_suite
 from internvl.evaluation.run_config import ModelSource
@@ -48,3 +50,26 @@ def test_other_forms_are_refused(tmp_path):
     (tmp_path / "s.json").write_text('{"benchmarks": [{"name": "x"}]}')
     with pytest.raises(ValueError, match="entry 0: expected name, benchmark and file"):
         read_suite(tmp_path / "s.json")
+
+
+def test_the_last_of_several_processes_scores_whatever_others_ended_meanwhile(suite, monkeypatch):
+    """Each leaves the frame counts that it was not the last one at; somebody has to score."""
+    _, clip = plans(suite, frames="8,16")
+    calls = []
+
+    def run(samples, config, folder, **_):
+        calls.append(config.frames)
+        others_are_done = config.frames == 16 or calls.count(8) == 2
+        return [f"predictions of {config.frames}"] if others_are_done else None
+
+    monkeypatch.setattr(evaluate, "run", run)
+    monkeypatch.setattr(
+        evaluate, "config_for", lambda *_, frames, **__: SimpleNamespace(frames=frames)
+    )
+    monkeypatch.setattr(evaluate, "scored", lambda _, __, found: SimpleNamespace(
+        scores={}, found=found, as_dict=lambda: {"n": len(found)}))  # fmt: skip
+    clip.folder.mkdir(parents=True, exist_ok=True)
+    outcome = evaluate.execute(clip)
+    assert outcome.found == {8: ["predictions of 8"], 16: ["predictions of 16"]}
+    assert calls == [8, 16, 8]
+    assert json.loads((clip.folder / evaluate.SCORE).read_text()) == {"n": 2}

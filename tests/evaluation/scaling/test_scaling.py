@@ -9,11 +9,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from internvl.answers import maj_at_k, pass_at_k
+from internvl.cli import app
 from internvl.evaluation import scaling as module
-from internvl.evaluation.records import Response
-from internvl.evaluation.scaling import Scaling, higher, pass_curve, scaling, vote_curve
+from internvl.evaluation.records import Response, lines
+from internvl.evaluation.scaling import (
+    Scaling,
+    higher,
+    higher_of_parts,
+    pass_curve,
+    scaling,
+    vote_curve,
+)
 from internvl.evaluation.scoring import get_metric, score
 from tests.evaluation.metrics.examples import ABCD, EXAMPLES
 from tests.evaluation.metrics.rows import row
@@ -197,6 +206,36 @@ def test_the_higher_of_two_runs_says_how_it_was_chosen():
         higher({"direct": 56.0})
     with pytest.raises(ValueError, match="'cot' is nan"):
         higher({"direct": 56.0, "cot": float("nan")})
+
+
+def test_of_mmmu_pro_the_higher_one_of_each_setting_is_taken(tmp_path):
+    def run(name, right):
+        rows = [
+            letters("B" if k < right[setting] else "A", id=f"{setting}{k}", setting=setting)
+            for setting in ("standard", "vision")
+            for k in range(10)
+        ]
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(lines(rows)), "utf-8")
+        return str(path)
+
+    direct = run("direct", {"standard": 5, "vision": 3})
+    cot = run("cot", {"standard": 4, "vision": 5})
+    words = ["eval", "max", direct, cot, "--benchmark", "mmmu_pro"]
+    result = CliRunner().invoke(app, [*words, "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["score"] == 50.0  # not 45, the higher mean
+    assert found["scores"] == {"direct": 40.0, "cot": 45.0}
+    assert "setting/vision: max(direct 30.0, cot 50.0)" in CliRunner().invoke(app, words).stdout
+    fewer = tmp_path / "fewer.jsonl"
+    fewer.write_text("".join((tmp_path / "cot.jsonl").read_text().splitlines(True)[:-1]))
+    words[3] = str(fewer)
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == 2
+    assert "the runs have other rows: 1 only in the first" in refused.stderr
+    with pytest.raises(ValueError, match="the same modes"):
+        higher_of_parts({"a": {"direct": 1.0, "cot": 2.0}, "b": {"direct": 1.0}})
 
 
 def test_the_metric_may_be_an_object():

@@ -115,3 +115,10 @@ def test_faults_are_named(tmp_path):
     (root / "classes.txt").unlink()
     with pytest.raises(ValueError, match=r"classes\.txt is missing"):
         layouts.find("folders", root, "val")
+
+
+def test_images_are_turned_as_their_exif_says(tmp_path):
+    picture, exif = Image.new("RGB", (20, 10), "red"), Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    assert layouts.read_image(tmp_path / "turned.jpg").shape == (20, 10, 3)

@@ -192,7 +192,7 @@ def read_image(path: Path) -> np.ndarray:
         ValueError: a file that cannot be decoded; its name is in the message.
     """
     sources = hub.ring0("preprocessor.image_sources")
-    return np.array(sources.load_rgb(path, sources.SourcePolicy()))
+    return np.array(sources.load_rgb(path, sources.SourcePolicy(exif_orientation=True)))
 
 
 def read_mask(path: Path) -> np.ndarray:
