@@ -260,7 +260,9 @@ def _media(
     media = [read_image(processor, image, limits) for image in images]
     if show_tiles is not None:
         tilings = [each.tiling for each in media if each.tiling is not None]
-        draw_tilings(tilings).save(show_tiles)
+        picture = draw_tilings(tilings)
+        show_tiles.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(show_tiles)
     return media + [read_video(processor, video, limits) for video in videos]
 
 

@@ -147,7 +147,7 @@ def test_explain_as_text(pictures):
 
 
 def test_show_tiles(pictures, tmp_path):
-    target = tmp_path / "tiles.png"
+    target = tmp_path / "new" / "tiles.png"
     run("explain", pictures[0], QUESTION, *MODEL, "--show-tiles", str(target))
     with Image.open(target) as drawn:
         # Two tiles, drawn at 160 px for the eye, and the thumbnail, with margins around.

@@ -1,8 +1,7 @@
 """The tutorial, from its first command to its last, as a reader would go through it.
 
-`make test` reads every command as the program would, draws the data and parses the recipe;
-`make test-slow` runs all of it, in one process, which imports once. Left out is what installs or
-waits for a browser; `tests/app` has the app.
+All of it runs in one process, which imports once. Left out is what installs or waits for a browser;
+`tests/app` has the app. Beforehand every command is read as the program would, and the recipe too.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ ELSEWHERE = {
     "internvl app runs/german/final",
 }
 RUN = r"""
-import contextlib, io, json, runpy, shlex, sys
+import contextlib, io, json, os, runpy, shlex, sys
 
 from typer.testing import CliRunner
 
@@ -49,6 +48,7 @@ answers = []
 for kind, content in json.load(sys.stdin):
     if kind == "file":
         name, text = content
+        os.makedirs(os.path.dirname(name), exist_ok=True)
         with open(name, "w", encoding="utf-8") as stream:
             stream.write(text)
     elif kind == "python":
@@ -131,12 +131,10 @@ def test_data_and_recipe(tmp_path, monkeypatch):
     }  # fmt: skip
 
 
-@pytest.mark.slow
 def test_tutorial_does_what_it_says(tmp_path):
     todo, said = steps(PAGE)
     for name in ("demo", "examples"):
         (tmp_path / name).symlink_to(scripts.ROOT / name)
-    (tmp_path / "out").mkdir()
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", RUN],
         input=json.dumps(todo),
