@@ -56,7 +56,9 @@ def figure(
         raise ImportError("pictures need matplotlib: pip install 'internvl[plot]'.") from error
     from matplotlib.figure import Figure
 
-    settings = {"svg.hashsalt": "internvl", "svg.fonttype": "none", "font.size": font_size}
+    settings: dict[Any, Any] = {
+        "svg.hashsalt": "internvl", "svg.fonttype": "none", "font.size": font_size,
+    }  # fmt: skip
     with matplotlib.rc_context(settings):
         drawn = Figure(figsize=size, layout="constrained")
         yield drawn
