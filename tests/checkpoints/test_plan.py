@@ -117,17 +117,16 @@ def test_page_is_what_the_generator_writes(tmp_path):
 
 
 def test_a_picture_shows_what_fills_each_gpu(tmp_path, monkeypatch):
-    from matplotlib.axes import Axes
-
+    axes_module = pytest.importorskip("matplotlib.axes")
     from internvl.checkpoints.plan_picture import draw
 
-    bars, barh = [], Axes.barh
+    bars, barh = [], axes_module.Axes.barh
 
     def record(axes, place, width, *args, left=0.0, **style):
         bars.append((place, left, width, style.get("edgecolor")))
         return barh(axes, place, width, *args, left=left, **style)
 
-    monkeypatch.setattr(Axes, "barh", record)
+    monkeypatch.setattr(axes_module.Axes, "barh", record)
     fits, short = plan("26B", gpus="3x24GiB"), plan("78B", gpus="80GiB")
     text = draw([fits, short], tmp_path / "plan.svg").read_text("utf-8")
     assert "26B, bf16, 3 x 24 GiB: device_map" in text
@@ -144,6 +143,7 @@ def test_a_picture_shows_what_fills_each_gpu(tmp_path, monkeypatch):
 
 
 def test_the_command_draws(tmp_path):
+    pytest.importorskip("matplotlib")
     from typer.testing import CliRunner
 
     from internvl.cli import app
