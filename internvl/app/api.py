@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 
 from internvl.app.events import AT_ONCE, MODEL, shown_errors
+from internvl.app.figures import available
 from internvl.app.options import Options
 from internvl.app.pictures import heat, save
 from internvl.app.visitor import Exchange, Visitor
@@ -111,6 +112,7 @@ class Api:
         visitor, paths = self._visitor(request), self._paths(request, files)
         with shown_errors():
             cost = visitor.account(question, paths, _options(options))
+        self.visitors.tidy()
         return {
             "prompt_tokens": cost.prompt_tokens,
             "visual_tokens": cost.visual_tokens,
@@ -132,6 +134,7 @@ class Api:
         visitor, paths = self._visitor(request), self._paths(request, files)
         with shown_errors():
             media = visitor.read(paths, _options(options))
+        self.visitors.tidy()
         tilings = [each.tiling for each in media if each.tiling is not None]
         picture = self._saved(request, draw_tilings(tilings), "tiles") if tilings else None
         per_tile = self.engine.model.num_image_token
@@ -153,6 +156,8 @@ class Api:
         """Where the last answer looked when it wrote a word: pictures, and the numbers."""
         chosen = None if not layer else int(layer) - 1
         with shown_errors():
+            if part not in get_args(Part):
+                raise ValueError(f"part is {part!r}; expected {', '.join(get_args(Part))}.")
             seen = self._visitor(request).attention(int(word))
             if chosen is not None and not 0 <= chosen < len(seen.weights):
                 raise ValueError(f"There is no layer {chosen + 1}; expected 1 to the last, or 0.")
@@ -160,16 +165,17 @@ class Api:
             for media, cells, weights in zip(
                 seen.media, seen.maps(chosen), seen.on_tiles(chosen), strict=True
             ):
+                shown = available(part, cells[0].thumbnail is not None)
                 facts.append(
                     {
                         "source": media.label,
                         "share": float(weights.sum()),
-                        "cells": [each.of(part).tolist() for each in cells],
+                        "cells": [each.of(shown).tolist() for each in cells],
                     }
                 )
                 if media.tiling is not None:
-                    whole = cells[0].of(part)
-                    drawn = heat(media.tiling.image, cells[0], part, float(whole.max()))
+                    peak = float(cells[0].of(shown).max())
+                    drawn = heat(media.tiling.image, cells[0], shown, peak)
                     pictures.append((self._saved(request, drawn, "attention"), media.label))
         return pictures, {"word": seen.word.text, "images": facts}
 
@@ -180,12 +186,14 @@ class Api:
 
     def _paths(self, request: gr.Request, files: Sequence[str] | None) -> list[Path]:
         paths = [Path(str(file)) for file in files or []]
-        self.visitors.claim(request.session_hash or "", paths)
+        with shown_errors():
+            self.visitors.claim(request.session_hash or "", paths)
         return paths
 
     def _saved(self, request: gr.Request, picture: Any, name: str) -> str:
         file = save(self.visitors.uploads.folder, picture, name)
-        self.visitors.claim(request.session_hash or "", [file])
+        with shown_errors():
+            self.visitors.claim(request.session_hash or "", [file])
         return str(file)
 
 

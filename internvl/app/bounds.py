@@ -21,10 +21,12 @@ class Bounds:
         question_characters: longest question, and longest system prompt.
         media_bytes: images and tiles of one dialogue.
         memory_bytes: images, visual tokens, keys and values of all dialogues together.
+        disk_bytes: files of one visitor, those made for him included.
         visitors: dialogues that are kept.
         waiting: questions that may wait for the model; further ones are turned away.
         idle_seconds: a dialogue that was not used for so long is forgotten.
         patience_seconds: longest wait for an answer that is being stopped to end.
+        decoding: files that are decoded at a time; that needs no model, but processors and memory.
 
     Raises:
         ValueError: a limit below 1.
@@ -39,10 +41,12 @@ class Bounds:
     question_characters: int = 20_000
     media_bytes: int = 512 * MEBI
     memory_bytes: int = 4 * GIBI
+    disk_bytes: int = GIBI
     visitors: int = 64
     waiting: int = 16
     idle_seconds: float = 3600
     patience_seconds: float = 60
+    decoding: int = 2
 
     def __post_init__(self) -> None:
         for each in fields(self):

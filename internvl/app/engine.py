@@ -30,6 +30,7 @@ class Engine:
 
     Attributes:
         line: who uses the model stands in it.
+        decoding: held while a file is decoded.
 
     Raises:
         ValueError: a vision encoder, which cannot chat.
@@ -45,6 +46,7 @@ class Engine:
         self.loaded, self.bounds = loaded, bounds or Bounds()
         self.name = _short(name)
         self.line = Line(self.bounds.waiting)
+        self.decoding = threading.BoundedSemaphore(self.bounds.decoding)
         model = ChatSession(loaded.model, loaded.processor, tokenizer=loaded.tokenizer).model
         self.model = model
         self._counting = threading.Lock()

@@ -122,7 +122,8 @@ class Events:
         """Answer what is in the box."""
         key, visitor = self._visitor(request)
         question, files = value.get("text") or "", _paths(value)
-        self.visitors.claim(key, files)
+        with shown_errors():
+            self.visitors.claim(key, files)
         options = self._options(settings)
         typed = {"text": question, "files": [str(path) for path in files]}
         start = functools.partial(visitor.ask, question, files, options)
@@ -160,7 +161,10 @@ class Events:
         """Show an answer as it grows, and everything around it once it is there."""
         exchange, shown = None, 0.0
         if self.visitors.was_forgotten(key):
-            gr.Info("Your earlier chat was not used for long and was removed. This is a new one.")
+            gr.Info(
+                "Your earlier chat was removed: it was not used for long, or the connection to "
+                "this page was lost. This is a new one."
+            )
         try:
             for exchange in start():
                 if exchange.state == "done" or time.monotonic() - shown < _PERIOD:
@@ -185,7 +189,8 @@ class Events:
             if exchange.boxes and exchange.boxed is not None and exchange.drawn is None:
                 folder = self.visitors.uploads.folder
                 exchange.drawn = save_boxes(folder, exchange.boxed, exchange.boxes)
-                self.visitors.claim(key, [exchange.drawn])
+                with contextlib.suppress(ValueError):  # too many files: shown, and soon swept
+                    self.visitors.claim(key, [exchange.drawn])
         self.visitors.tidy()
         box = _box(typed, answering=False)
         return [messages(visitor.exchanges), box, *self._beside(visitor)]
@@ -237,10 +242,17 @@ class Events:
         return self._rest(key, visitor, {"text": "", "files": []})
 
     def example(self, event: gr.SelectData) -> dict[str, Any]:
-        """Put an example into the box."""
-        chosen = event.value
-        files = [file["path"] for file in chosen.get("files") or []]
-        return {"text": chosen["text"], "files": files}
+        """Put an example into the box: one of ours, by its number.
+
+        `event.value` is what the client says. Gradio would serve any path in it, of the working
+        directory or the temporary one, to whoever asks.
+        """
+        examples, index = self.page.chat.examples or [], event.index
+        with shown_errors():
+            if not isinstance(index, int) or not 0 <= index < len(examples):
+                raise IndexError(f"There is no example {index!r}; there are {len(examples)}.")
+        chosen: Any = examples[index]
+        return {"text": chosen["text"], "files": [file["path"] for file in chosen["files"]]}
 
     def preview(
         self, value: dict[str, Any], request: gr.Request, *settings: Any
@@ -248,15 +260,16 @@ class Events:
         """Show tiles and cost of a question before it is asked."""
         key, visitor = self._visitor(request)
         files, options = _paths(value), self._options(settings)
-        self.visitors.claim(key, files)
         looked_at = (*files, options.max_tiles, options.num_frames)
         fresh = self._looked_at.get(visitor) != looked_at
         self._looked_at[visitor] = looked_at
         try:
+            self.visitors.claim(key, files)
             waiting = visitor.read(files, options)
             account = visitor.account(value.get("text") or "", files, options)
         except KNOWN as error:
             return gr.skip(), figures.problem(plain(error))
+        self.visitors.tidy()
         page_tiles: Any = gr.skip()
         if fresh:
             per_tile = self.engine.model.num_image_token

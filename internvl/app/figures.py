@@ -160,7 +160,7 @@ def attention(seen: WordAttention, layer: int | None, part: Part) -> str:
     )
     figures = []
     maps = seen.maps(layer)
-    parts = [cells.of(_available(part, cells.thumbnail is not None)) for m in maps for cells in m]
+    parts = [cells.of(available(part, cells.thumbnail is not None)) for m in maps for cells in m]
     peak = max(float(values.max()) for values in parts)  # one scale for all pictures
     for media, cells, share in zip(seen.media, maps, shares, strict=True):
         pictures = []
@@ -170,7 +170,7 @@ def attention(seen: WordAttention, layer: int | None, part: Part) -> str:
                 picture = _from_array(frame)
             else:
                 picture = media.tiling.image
-            shown = heat(picture, each, _available(part, each.thumbnail is not None), peak)
+            shown = heat(picture, each, available(part, each.thumbnail is not None), peak)
             place = f"frame {index + 1} of {media.label}" if media.is_video else media.label
             alt = f"Attention of the word {seen.word.text} on {place}"
             pictures.append(f'<img src="{data_url(shown)}" alt="{escape(alt)}">')
@@ -184,7 +184,7 @@ def attention(seen: WordAttention, layer: int | None, part: Part) -> str:
     return f'<div class="iv-attention">{head}{"".join(figures)}{scale}</div>'
 
 
-def _available(part: Part, thumbnail: bool) -> Part:
+def available(part: Part, thumbnail: bool) -> Part:
     """An image of one tile has no thumbnail; what was asked for is then the tile."""
     return part if thumbnail or part == "image" else "tiles"
 

@@ -31,8 +31,9 @@ _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
-# Gradio would fetch URLs for its visitors there.
-_FETCHING = ("/file=http", "/proxy=")
+# Gradio would fetch URLs for its visitors there; "file/" is the old name of "file=".
+_API = "/gradio_api/"
+_FETCHING = ("file=http", "file/", "proxy=")
 
 
 class Headers:
@@ -56,7 +57,8 @@ class Headers:
                 message["headers"] = [*message.get("headers", []), *_HEADERS]
             await send(message)
 
-        if any(part in scope.get("path", "") for part in _FETCHING):
+        route = scope.get("path", "").partition(_API)[2]
+        if route.startswith(_FETCHING):
             await with_headers({"type": "http.response.start", "status": 403, "headers": []})
             await send({"type": "http.response.body", "body": b"URLs are not fetched here."})
             return

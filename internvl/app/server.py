@@ -61,8 +61,11 @@ class Server:
 
     def _sweep(self) -> None:
         while not self._over.wait(_TIDY_SECONDS):
-            self.visitors.tidy()
-            self.visitors.uploads.sweep(self.visitors.engine.bounds.idle_seconds)
+            try:
+                self.visitors.tidy()
+                self.visitors.uploads.sweep(self.visitors.engine.bounds.idle_seconds)
+            except Exception:  # the next round may go well; without any, nothing is ever removed
+                logger.exception("tidying up failed")
 
 
 @functools.cache
@@ -93,20 +96,17 @@ def build(engine: Engine) -> tuple[Any, Visitors]:
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
     folder = private_folder()  # before Gradio is imported, which asks for it
     try:
-        import gradio as gr
+        import gradio  # noqa: F401
     except ImportError as error:
         raise ImportError("the app needs Gradio: pip install 'internvl[app]'") from error
     from internvl.app import api, layout
+    from internvl.app.blocks import Blocks
     from internvl.app.events import Events
 
     visitors, bounds = Visitors(engine, folder), engine.bounds
-    age = int(bounds.idle_seconds) + 3600  # of files that nobody removed
-    with gr.Blocks(
-        title=f"{TITLE}: {engine.name}",
-        analytics_enabled=False,
-        fill_width=True,
-        delete_cache=(600, age),
-    ) as demo:
+    # No `delete_cache`: Gradio knows no owners, and would remove files that are still in use.
+    title = f"{TITLE}: {engine.name}"
+    with Blocks(title=title, analytics_enabled=False, fill_width=True) as demo:
         page = layout.build(engine, load_examples())
         api.connect(visitors)  # first: the names are given to whoever comes first
         Events(page, visitors).connect(demo)

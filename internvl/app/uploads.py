@@ -83,10 +83,11 @@ class Uploads:
 
     Args:
         folder: where all of them lie; files elsewhere are never touched.
+        most_bytes: files of one owner; None for any number.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.resolve()
+    def __init__(self, folder: Path, most_bytes: int | None = None) -> None:
+        self.folder, self.most_bytes = folder.resolve(), most_bytes
         self._owners: dict[Path, set[str]] = {}
         self._kept: set[Path] = set()
         self._lock = threading.Lock()
@@ -97,11 +98,24 @@ class Uploads:
             self._kept |= {path.resolve() for path in paths}
 
     def claim(self, owner: str, paths: Iterable[Path]) -> None:
-        """Note that files belong to a visitor, until `release`."""
+        """Note that files belong to a visitor, until `release`.
+
+        Raises:
+            ValueError: his files would take too much; none of these is noted then.
+        """
         with self._lock:
-            for path in (each.resolve() for each in paths):
-                if path.is_relative_to(self.folder) and path not in self._kept:
-                    self._owners.setdefault(path, set()).add(owner)
+            held = {path for path, owners in self._owners.items() if owner in owners}
+            found = {each.resolve() for each in paths} - self._kept - held
+            fresh = [path for path in found if path.is_relative_to(self.folder)]
+            if fresh and self.most_bytes is not None:
+                size = sum(map(_size, [*held, *fresh]))
+                if size > self.most_bytes:
+                    raise ValueError(
+                        f"The files of this chat take {size / MEBI:.0f} MB on disk; up to "
+                        f"{self.most_bytes / MEBI:.0f} are possible. Please start a new chat."
+                    )
+            for path in fresh:
+                self._owners.setdefault(path, set()).add(owner)
 
     def release(self, owner: str, paths: Iterable[Path] | None = None) -> None:
         """Remove files that no one else owns.
@@ -139,6 +153,10 @@ class Uploads:
         """Files of a visitor."""
         with self._lock:
             return [path for path, owners in self._owners.items() if owner in owners]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _remove(path: Path) -> None:

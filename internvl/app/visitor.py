@@ -32,6 +32,7 @@ from internvl.chat.session import Reply
 
 _NAMED = re.compile(r"\bImage-(\d+)\b")
 _PATIENCE = 1.0  # seconds between two looks at the line
+_BUSY = "This chat is still answering. Please wait, or stop the answer."
 # A file, and the tiles or frames it was read with.
 _Key = tuple[Path, int]
 
@@ -54,6 +55,7 @@ class Exchange:
         boxes: regions that the answer names.
         boxed: the image they are of.
         drawn: a file with both, once someone has made it.
+        words: of the answer, in a dialogue with images.
     """
 
     question: str
@@ -69,6 +71,7 @@ class Exchange:
     boxes: list[grounding.Box] = field(default_factory=list)
     boxed: Media | None = None
     drawn: Path | None = None
+    words: list[attention_map.Word] = field(default_factory=list)
 
 
 class Visitor:
@@ -89,8 +92,7 @@ class Visitor:
         self._read: dict[_Key, Media] = {}
         self._cancel = threading.Event()
         self._mine = threading.Lock()
-        self._words: tuple[Exchange, list[attention_map.Word]] | None = None
-        self._seen: attention_map.WordAttention | None = None
+        self._seen: tuple[Exchange, attention_map.WordAttention] | None = None
 
     # ------------------------------------------------------------------ asking
     @property
@@ -145,6 +147,7 @@ class Visitor:
                 return None
             index = len(self.exchanges) - 1 if index is None else index
             exchange = self._exchange(index)
+            del self.exchanges[index:]
             self._cut(index)
             return exchange
 
@@ -157,7 +160,7 @@ class Visitor:
         self.stop()
         with self._alone(self.engine.bounds.patience_seconds):
             self.session = self.engine.session()
-            self.exchanges, self._read, self._words, self._seen = [], {}, None, None
+            self.exchanges, self._read, self._seen = [], {}, None
 
     # ------------------------------------------------------------------ looking
     def read(self, files: Sequence[Path], options: Options) -> tuple[Media, ...]:
@@ -177,11 +180,14 @@ class Visitor:
             )
         options = options.checked(self.engine)
         used = {id(each): each for each in self.media()}
-        media, held = {}, sum(each.nbytes for each in used.values())
+        media: dict[_Key, Media] = {}
+        found, held = [], sum(each.nbytes for each in used.values())
         for path in files:
-            key, each = self._media(path, options)
-            media[key] = each
-            held += 0 if id(each) in used else each.nbytes
+            key = (path, (options.num_frames if is_video(path) else options.max_tiles) or 0)
+            if key not in media:
+                media[key] = each = self._media(key, options)
+                held += 0 if id(each) in used else each.nbytes
+            found.append(media[key])  # a file that is there twice is two images
             if held > bounds.media_bytes:
                 raise ValueError(
                     f"The images of this chat take {held / MEBI:.0f} MB of memory; up to "
@@ -190,7 +196,7 @@ class Visitor:
         # What was added to a question and taken away again is not kept.
         kept = {key: each for key, each in self._read.items() if id(each) in used}
         self._read = {**kept, **media}
-        images, videos = _sorted(list(media.values()))
+        images, videos = _sorted(found)
         return (*images, *videos)
 
     def account(self, question: str, files: Sequence[Path], options: Options) -> Account:
@@ -204,24 +210,23 @@ class Visitor:
         turn = Turn(asked, self.read(files, options))
         return self.engine.account(
             [*self.session.turns, turn],
-            options.system_prompt or self.engine.system_message,
+            self._system_message(options),
             options.max_new_tokens or 1,
         )
 
     def words(self) -> list[attention_map.Word]:
         """Words of the last answer, for `attention`; none before it, or in a dialogue without
-        images.
+        images. Never waits for the model.
 
         Raises:
-            BusyError: an answer is under way, or the model does not become free.
+            BusyError: an answer is under way.
         """
-        if not self.exchanges or not any(each.media for each in self.exchanges):
+        if not self.exchanges:
             return []
         last = self.exchanges[-1]
-        if self._words is None or self._words[0] is not last:
-            with self._alone(), self.engine.turn():
-                self._find_words(last)
-        return self._words[1] if self._words is not None else []
+        if last.state != "done":
+            raise BusyError(_BUSY)
+        return last.words
 
     def attention(self, word: int) -> attention_map.WordAttention:
         """Where the last answer looked when it wrote a word.
@@ -231,17 +236,20 @@ class Visitor:
 
         Raises:
             IndexError: no such word.
-            BusyError: as in `words`.
+            BusyError: as in `words`, or the model does not become free.
         """
         words = self.words()
         if not 0 <= word < len(words):
             raise IndexError(f"The last answer has no word {word}; it has {len(words)}.")
-        if self._seen is None or self._seen.word != words[word]:
-            with self._alone(), self.engine.turn():
-                reply = self.exchanges[-1].reply
-                ids = reply.ids if reply is not None else None
-                self._seen = attention_map.word_attention(self.session, -1, words[word], ids)
-        return self._seen
+        seen, last = self._seen, self.exchanges[-1]
+        if seen is not None and seen[0] is last and seen[1].word == words[word]:
+            return seen[1]
+        with self._alone(), self.engine.turn():
+            self.session.system_message = self._system_message(last.options)
+            ids = last.reply.ids if last.reply is not None else None
+            found = attention_map.word_attention(self.session, -1, words[word], ids)
+            self._seen = (last, found)
+        return found
 
     def media(self) -> list[Media]:
         """Images and videos of the dialogue, in order."""
@@ -249,13 +257,14 @@ class Visitor:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the dialogue: images, visual tokens, keys and values."""
-        held = self.session.memory()
+        """Memory of the dialogue: images, visual tokens, keys and values, attention."""
+        held, seen = self.session.memory(), self._seen
         media = {id(each): each.nbytes for each in [*self.media(), *self._read.values()]}
-        return held["kv_bytes"] + held["feature_bytes"] + sum(media.values())
+        attention = 0 if seen is None else seen[1].weights.nbytes
+        return held["kv_bytes"] + held["feature_bytes"] + sum(media.values()) + attention
 
     def release(self) -> None:
-        """Give back what can be computed again: keys, values, visual tokens."""
+        """Give back what can be computed again: keys, values, visual tokens, attention."""
         self.session.release()
         self._seen = None
 
@@ -264,7 +273,7 @@ class Visitor:
     def _alone(self, patience: float = 0) -> Iterator[None]:
         taken = self._mine.acquire(timeout=patience) if patience else self._mine.acquire(False)
         if not taken:
-            raise BusyError("This chat is still answering. Please wait, or stop the answer.")
+            raise BusyError(_BUSY)
         try:
             yield
         finally:
@@ -275,21 +284,28 @@ class Visitor:
             raise IndexError(f"There is no question {index}; the chat has {len(self.exchanges)}.")
         return self.exchanges[index]
 
-    def _media(self, path: Path, options: Options) -> tuple[_Key, Media]:
-        clip, processor = is_video(path), self.engine.loaded.processor
-        key = (path, (options.num_frames if clip else options.max_tiles) or 0)
+    def _media(self, key: _Key, options: Options) -> Media:
         if key in self._read:
-            return key, self._read[key]
-        others = [each for (known, _), each in self._read.items() if known == path]
-        if others and not clip:  # decoded before, under another limit
-            return key, recut(processor, others[0], options.limits)
+            return self._read[key]
+        path, processor = key[0], self.engine.loaded.processor
+        clip = is_video(path)
+        with self.engine.decoding:
+            others = [each for (known, _), each in self._read.items() if known == path]
+            if others and not clip:  # decoded before, under another limit
+                return recut(processor, others[0], options.limits)
+            return self._decode(path, options, clip=clip)
+
+    def _decode(self, path: Path, options: Options, *, clip: bool) -> Media:
         check_upload(path, self.engine.bounds)
         reader = read_video if clip else read_image
         try:
-            return key, reader(processor, path, options.limits)
+            return reader(self.engine.loaded.processor, path, options.limits)
         except (OSError, ValueError) as error:  # the visitor knows the name, not the place
             text = str(error).replace(str(path), path.name)
             raise ValueError(f"{path.name} cannot be read: {text}") from error
+
+    def _system_message(self, options: Options) -> str:
+        return options.system_prompt or self.engine.system_message
 
     def _asked(self, question: str, options: Options) -> str:
         return sampling.reasoning_prompt(question) if options.cot else question
@@ -312,23 +328,29 @@ class Visitor:
         question = self._check(question, files)
         options = options.checked(self.engine)
         with self._alone(), contextlib.ExitStack() as leaving:
+            self._cancel.clear()  # first: who stops while files are read stops this answer
             media = self.read(files, options)
             place = leaving.enter_context(self.engine.line.place())
             exchange = Exchange(question, tuple(files), media, options)
-            before, limits = self.exchanges[index:], self.session.limits
-            turns = self._cut(index)
-            self.exchanges.append(exchange)
-            self._cancel.clear()
+            before, self.exchanges[index:] = self.exchanges[index:], [exchange]
+            turns: list[Turn] | None = None  # of the session, taken back once it is our turn
+            limits, system_message = self.session.limits, self.session.system_message
             try:
                 yield exchange
                 yield from self._wait(place, exchange)
-                yield from self._run(exchange)
+                if self._cancel.is_set():
+                    exchange.finish = "stopped"
+                else:
+                    turns = self._cut(index)
+                    yield from self._run(exchange)
             finally:  # an error, a closed generator or a normal end
-                if len(self.session.turns) > index:
+                if turns is not None and len(self.session.turns) > index:
                     self._settle(exchange)
                 else:
                     self._limit(limits)
-                    self._restore(index, before, turns)
+                    self.session.system_message = system_message
+                    self.exchanges[index:] = before
+                    self._restore(turns or [])
             leaving.close()  # whoever comes next need not wait until this is shown
             yield exchange
 
@@ -342,10 +364,7 @@ class Visitor:
     def _run(self, exchange: Exchange) -> Iterator[Exchange]:
         """Let the model answer."""
         options = exchange.options
-        if self._cancel.is_set():
-            exchange.finish = "stopped"
-            return
-        self.session.system_message = options.system_prompt or self.engine.system_message
+        self.session.system_message = self._system_message(options)
         self._limit(options.limits)
         if options.seed is not None and (options.sample or options.votes > 1):
             torch.manual_seed(options.seed)  # nobody else draws meanwhile
@@ -402,14 +421,10 @@ class Visitor:
         exchange.reply = exchange.reply or (None if exchange.voted else self.session.last)
         exchange.state = "done"
         self._find_boxes(exchange)
-        if any(each.media for each in self.exchanges):
-            self._find_words(exchange)
-
-    def _find_words(self, last: Exchange) -> None:
-        """Words of the last answer; called by whoever has the model, and so its tokenizer."""
-        ids = last.reply.ids if last.reply is not None else None
-        self._words = (last, attention_map.words_of_turn(self.session, -1, ids))
         self._seen = None
+        if any(each.media for each in self.exchanges):  # now, while the tokenizer is ours
+            ids = exchange.reply.ids if exchange.reply is not None else None
+            exchange.words = attention_map.words_of_turn(self.session, -1, ids)
 
     def _find_boxes(self, exchange: Exchange) -> None:
         """Boxes of an answer, and their image: the one that the question names as Image-k, else the
@@ -428,18 +443,16 @@ class Visitor:
         exchange.boxed = chosen if exchange.boxes else None
 
     def _cut(self, index: int) -> list[Turn]:
-        """Take back exchanges from one on. Returns the turns of the session that went."""
-        del self.exchanges[index:]
+        """Take back turns of the session from one on, and return them."""
         gone: list[Turn] = []
         while len(self.session.turns) > index:
             gone.insert(0, self.session.undo())
         return gone
 
-    def _restore(self, index: int, exchanges: list[Exchange], turns: list[Turn]) -> None:
-        self._cut(index)
+    def _restore(self, turns: list[Turn]) -> None:
+        """Put turns back that were taken; called by whoever has the model, and so its tokenizer."""
         for turn in turns:
             self.session.answer_with(turn.question, turn.answer, *_sorted(turn.media))
-        self.exchanges += exchanges
 
 
 class _Cancelled(StoppingCriteria):

@@ -41,7 +41,7 @@ class Visitors:
         self, engine: Engine, folder: Path, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.engine, self.clock = engine, clock
-        self.uploads = Uploads(folder)
+        self.uploads = Uploads(folder, engine.bounds.disk_bytes)
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._forgotten: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
@@ -72,16 +72,31 @@ class Visitors:
             return self._forgotten.pop(key, False) is None
 
     def claim(self, key: str, files: Iterable[Path]) -> None:
-        """Note whose files these are."""
-        self.uploads.claim(key, files)
+        """Note whose files these are.
+
+        Those of a visitor who left meanwhile are noted for nobody, so that `Uploads.sweep` takes
+        them.
+
+        Raises:
+            ValueError: as in `Uploads.claim`.
+        """
+        with self._lock:
+            if key in self._entries:
+                self.uploads.claim(key, files)
 
     def remove(self, key: str) -> None:
-        """Forget a visitor who left: stop the answer, remove the files."""
+        """Forget a visitor who left: stop the answer, remove the files.
+
+        A connection that was lost, as that of a laptop that sleeps, looks the same; who comes back
+        is told.
+        """
         with self._lock:
             entry = self._entries.pop(key, None)
-        if entry is not None:
-            entry.visitor.stop()
-        self.uploads.release(key)
+            if entry is not None:
+                entry.visitor.stop()
+                if entry.visitor.exchanges:
+                    self._note(key)
+            self.uploads.release(key)
 
     def tidy(self) -> None:
         """Forget who was away for too long, and keep the memory of the others within bounds.
@@ -127,7 +142,10 @@ class Visitors:
         logger.info("a dialogue was forgotten: %s", reason)
         del self._entries[key]
         self.uploads.release(key)
+        self._note(key)
+        return True
+
+    def _note(self, key: str) -> None:
         self._forgotten[key] = None
         while len(self._forgotten) > _REMEMBERED:
             self._forgotten.popitem(last=False)
-        return True

@@ -65,9 +65,10 @@ class PrefixCache:
     @property
     def nbytes(self) -> int:
         """Bytes of the keys and values."""
-        if self._cache is None:
+        cache = self._cache  # read once: another thread may be answering
+        if cache is None:
             return 0
-        layers: list[Any] = self._cache.layers
+        layers: list[Any] = cache.layers
         tensors = (tensor for layer in layers for tensor in (layer.keys, layer.values))
         # A cropped tensor is a view: what it is a view of is what takes the memory.
         storages = {

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import tempfile
 import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +21,7 @@ from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from internvl.app.bounds import MEBI  # noqa: E402
 from internvl.app.headers import POLICY  # noqa: E402
 from tests.app.conftest import BOX, EXAMPLES, SMALL, babble  # noqa: E402
 
@@ -44,8 +50,13 @@ def until(condition, seconds: float = 20) -> bool:
 def uploaded(server) -> list:
     """Files in the folder of the server that are not its examples."""
     uploads = server.visitors.uploads
-    found = (path for path in uploads.folder.rglob("*") if path.is_file() and path.stat().st_size)
-    return [path for path in found if path not in uploads._kept]
+    found = []
+    for top, _, names in os.walk(uploads.folder):  # unlike rglob it bears folders that go meanwhile
+        for path in (Path(top, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                if path not in uploads._kept and path.stat().st_size:
+                    found.append(path)
+    return found
 
 
 # ---------------------------------------------------------------------- endpoints
@@ -113,6 +124,12 @@ def test_tiles_costs_words_and_attention(client, tmp_path):
     (cells,) = seen["images"][0]["cells"]
     assert (len(cells), len(cells[0])) == (8, 24)
     assert 0 < sum(map(sum, cells)) <= seen["images"][0]["share"] <= 1
+    # An image of one tile has no thumbnail: what was asked for is then the tile.
+    client.predict("And this?", example("circle.png"), SHORT, api_name="/ask")
+    _, seen = client.predict(0, 0, "thumbnail", api_name="/attention")
+    assert [len(image["cells"][0][0]) for image in seen["images"]] == [24, 8]
+    with pytest.raises(AppError, match="part is 'frame'; expected image, tiles, thumbnail"):
+        client.predict(0, 0, "frame", api_name="/attention")
     assert client.predict(api_name="/model")["tokens_per_tile"] == 16
 
 
@@ -271,10 +288,126 @@ def test_files_of_the_server_cannot_be_asked_about(server, files):
     assert httpx.get(f"{server.url}gradio_api/file=/etc/hostname", timeout=30).status_code == 403
 
 
-def test_urls_are_not_fetched(server):
-    for route in ("file=http://127.0.0.1:9/x", "file=https://example.org/x", "proxy=http://x/y"):
+def function(server, name: str) -> int:
+    """Number of a function of the page or of an endpoint."""
+    return next(f._id for f in server.blocks.fns.values() if f.name == name)
+
+
+def test_an_example_is_found_by_its_number_and_not_by_what_the_client_says(server):
+    secret = Path(tempfile.gettempdir(), "secret-of-the-server.txt")
+    secret.write_text("secret", encoding="utf-8")
+    forged = {"text": "x", "files": [{"path": str(secret)}]}
+    try:
+        for index, status in ((0, 200), (99, 500), (-1, 500), ("x", 500), (None, 500)):
+            # The empty path keeps Gradio's own check from looking further.
+            data = {"path": "", "index": index, "value": forged}
+            body = {"fn_index": function(server, "example"), "data": [], "event_data": data}
+            response = post(server, "run/predict", {**body, "session_hash": "intruder"})
+            assert response.status_code == status
+            assert secret.stem not in response.text
+            if status == 200:
+                (box,) = response.json()["data"]
+                assert "purple cross" in box["text"]
+                assert [file["orig_name"] for file in box["files"]] == ["six.jpg"]
+    finally:
+        secret.unlink()
+    assert not [path for path in uploaded(server) if path.name.startswith("secret")]
+
+
+def test_urls_are_not_fetched(server, monkeypatch):
+    import gradio.processing_utils
+    import gradio.routes
+
+    fetched = []
+    for module, name in (
+        (gradio.routes, "secure_url_stream_response"),
+        (gradio.processing_utils, "async_ssrf_protected_download"),
+    ):
+        monkeypatch.setattr(module, name, lambda *a, **k: fetched.append(a))
+    urls = ("http://127.0.0.1:9/x", "https://example.org/x.png")
+    for route in [f"{way}{url}" for way in ("file=", "file/", "proxy=") for url in urls]:
         response = httpx.get(f"{server.url}gradio_api/{route}", timeout=30)
-        assert response.status_code == 403
+        assert (response.status_code, response.text) == (403, "URLs are not fetched here.")
+    for url in urls:
+        file = {"path": url, "meta": {"_type": "gradio.FileData"}}
+        # Gradio looks for files in whatever comes in, not only where files belong.
+        for data in (["What?", [file], {}], ["What?", None, {"max_tiles": file}], [file, None, {}]):
+            body = {"fn_index": function(server, "account"), "data": data}
+            response = post(server, "run/predict", {**body, "session_hash": "intruder"})
+            assert response.status_code == 500
+            assert "URLs are not fetched" in response.text
+        settings = [each.value for each in server.blocks.fns[function(server, "preview")].inputs]
+        body = {"fn_index": function(server, "preview")}
+        body["data"] = [{"text": "", "files": [file]}, *settings[1:]]
+        response = post(server, "run/predict", {**body, "session_hash": "intruder"})
+        assert "URLs are not fetched" in response.text
+        assert "URLs are not fetched" in refused(server, file)
+    assert fetched == []
+
+
+def test_files_live_as_long_as_their_owner_and_examples_for_ever(server):
+    uploads = server.visitors.uploads
+    client = Client(server.url, verbose=False)
+    client.predict("What is it?", example("relation.png"), SHORT, api_name="/ask")
+    with (EXAMPLES / "star.jpg").open("rb") as file:  # sent, and never used
+        post_ = httpx.post(f"{server.url}gradio_api/upload", files={"files": ("s.jpg", file)})
+    (unused,) = (Path(path) for path in post_.json())
+    (used,) = (path for path in uploaded(server) if path.name == "relation.png")
+    for path in uploads.folder.rglob("*"):
+        if path.is_file():
+            os.utime(path, (time.time() - 10_000,) * 2)
+    assert server.blocks.delete_cache is None  # which knows no owners
+    uploads.sweep(7200)
+    assert (used.exists(), unused.exists()) == (True, False)
+    assert len(uploads._kept) >= 6
+    for path in uploads._kept:
+        response = httpx.get(f"{server.url}gradio_api/file={path}", timeout=30)
+        assert response.status_code == 200
+    client.close()
+    assert until(lambda: not used.exists())
+
+
+def test_the_files_of_a_client_are_bounded(server, monkeypatch):
+    client = Client(server.url, verbose=False)
+    client.predict(example("number.png"), api_name="/tiles")
+    monkeypatch.setattr(server.visitors.uploads, "most_bytes", 10_000)
+    with pytest.raises(AppError, match="Please start a new chat"):
+        client.predict(example("cat.jpg"), api_name="/tiles")
+    client.predict(api_name="/clear")
+    monkeypatch.setattr(server.visitors.uploads, "most_bytes", MEBI)
+    client.predict(example("cat.jpg"), api_name="/tiles")
+    client.close()
+
+
+def test_what_is_looked_at_is_tidied_too(server, monkeypatch):
+    client = Client(server.url, verbose=False)
+    tidied = []
+    monkeypatch.setattr(server.visitors, "tidy", lambda: tidied.append(1))
+    client.predict(example("digit.png"), api_name="/tiles")
+    client.predict("?", example("digit.png"), api_name="/account")
+    assert len(tidied) == 2
+    index = function(server, "preview")
+    settings = [each.value for each in server.blocks.fns[index].inputs[1:]]
+    body = {"fn_index": index, "data": [{"text": "What?", "files": []}, *settings]}
+    response = post(server, "run/predict", {**body, "session_hash": client.session_hash})
+    assert (response.status_code, len(tidied)) == (200, 3)
+    client.close()
+
+
+def test_tidying_goes_on_after_an_error(server, monkeypatch):
+    from internvl.app import server as module
+
+    rounds = []
+
+    def tidy() -> None:
+        rounds.append(1)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(module, "_TIDY_SECONDS", 0.01)
+    visitors = SimpleNamespace(tidy=tidy)
+    running = module.Server("", SimpleNamespace(), visitors)
+    assert until(lambda: len(rounds) > 2)
+    running._over.set()
 
 
 def test_too_large_an_upload_leaves_nothing(server, files):

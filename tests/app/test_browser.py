@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from internvl.answers import COT_OPEN
 from tests.app.conftest import EXAMPLES, SMALL, babble
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -239,13 +240,17 @@ def test_waiting_for_others_is_shown_and_can_be_stopped(visit, server):
 
 
 # ---------------------------------------------------------------------- again and anew
-def test_retry_edit_undo_and_a_new_chat(visit):
+def test_retry_edit_undo_and_a_new_chat(visit, server):
     here = visit()
     here.ask("What color is the circle?", "circle.png")
     here.ask("Where is the circle?")
-    here.chat.get_by_label("Retry").last.click()
-    expect(here.answers).to_have_count(2, timeout=PATIENCE)
+    # Held up, so that it is seen to begin and idle() does not look before.
+    with server.visitors.engine.turn():
+        here.chat.get_by_label("Retry").last.click()
+        expect(here.chat).to_contain_text("Waiting", timeout=PATIENCE)
+        expect(here.box.locator(".stop-button")).to_be_visible(timeout=PATIENCE)
     here.idle()
+    expect(here.answers).to_have_count(2, timeout=PATIENCE)
     here.chat.get_by_label("Edit").first.click()
     here.chat.locator("textarea").fill("What shape is it?")
     here.chat.get_by_label("Submit").click()
@@ -262,7 +267,7 @@ def test_retry_edit_undo_and_a_new_chat(visit):
     expect(here.text).to_have_value("")
 
 
-def test_settings_reach_the_model(visit):
+def test_settings_reach_the_model(visit, server):
     here = visit()
     here.tab("Settings")
     here.page.get_by_label("number input for Votes").fill("3")
@@ -271,9 +276,21 @@ def test_settings_reach_the_model(visit):
     here.page.get_by_label("number input for Longest answer, in tokens").fill("6")
     here.page.get_by_label("number input for Longest answer, in tokens").press("Tab")
     here.add("circle.png")
-    here.send("What color is it?")
-    expect(here.chat).to_contain_text("votes", timeout=PATIENCE)
+    here.page.get_by_label("System prompt").fill("Be brief.")
+    here.send("Which color is it?")
+    expect(here.chat).to_contain_text("of 3 votes", timeout=PATIENCE)
     here.idle()
+    asked = [entry.visitor for entry in server.visitors._entries.values()]
+    (mine,) = (each for each in asked if "Which color" in str(each.session.turns))
+    assert mine.session.turns[0].question == f"Which color is it?\n{COT_OPEN}"
+    assert mine.session.system_message == "Be brief."
+    (exchange,) = mine.exchanges
+    options, voted = exchange.options, exchange.voted
+    assert (options.votes, options.cot, options.max_new_tokens) == (3, True, 6)
+    tokenizer = mine.engine.loaded.tokenizer
+    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in voted.texts]
+    assert len(lengths) == 3
+    assert max(lengths) <= 6
 
 
 # ---------------------------------------------------------------------- what goes wrong

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 
 import pytest
+import torch
 from PIL import Image
 
 from internvl.answers import COT_OPEN
@@ -87,9 +89,9 @@ def test_boxes_belong_to_the_latest_image_or_the_one_that_is_named(visitor):
     assert [box.label for box in exchange.boxes] == ["purple cross"]
     assert exchange.boxed.label == "six.jpg"
     assert all(0 <= value <= 600 for value in exchange.boxes[0].xyxy)
-    ask(visitor, f"{BOX} (Image-1)", "circle.png")
-    if visitor.exchanges[-1].boxes:
-        assert visitor.exchanges[-1].boxed.label == "six.jpg"
+    ask(visitor, f"Image-1: {BOX}", "circle.png")
+    assert visitor.exchanges[-1].boxes
+    assert visitor.exchanges[-1].boxed.label == "six.jpg"
     ask(visitor, BOX)
     assert visitor.exchanges[-1].boxed.label == "circle.png"
 
@@ -127,6 +129,27 @@ def test_the_system_prompt_is_that_of_the_question(visitor):
     assert visitor.session.system_message == "Be brief."
     ask(visitor, "Is 3 a number?", options=Options(system_prompt="  ", max_new_tokens=4))
     assert visitor.session.system_message == own
+
+
+def test_the_system_prompt_of_what_failed_or_went_is_not_kept(visitor):
+    brief, rude = (
+        Options(system_prompt=f"Be {how}.", max_new_tokens=40) for how in ("brief", "rude")
+    )
+    ask(visitor, BOX, "six.jpg", options=brief)
+    expected = visitor.attention(0)
+    with pytest.raises(ValueError, match="of the model's context"):
+        ask(visitor, "1 " * 4200, options=rude)
+    assert visitor.session.system_message == "Be brief."
+    exchanges = visitor.ask("And now?", [], rude)
+    next(exchanges)
+    visitor.stop()
+    list(exchanges)
+    assert visitor.session.system_message == "Be brief."
+    ask(visitor, "And now?", options=rude)
+    visitor.undo()
+    seen = visitor.attention(0)
+    assert seen is not expected  # computed again, under the prompt of its answer
+    assert torch.equal(seen.weights, expected.weights)
 
 
 # ---------------------------------------------------------------------- stopping
@@ -173,6 +196,31 @@ def test_a_closed_generator_leaves_a_whole_dialogue(visitor):
     assert len(said(visitor)) == 1
     with visitor.engine.turn():  # the model is free
         pass
+
+
+def test_a_stop_while_files_are_read_counts(visitor, monkeypatch):
+    original = module.read_image
+
+    def read(*arguments):
+        visitor.stop()
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "read_image", read)
+    exchange = last(visitor.ask("What color is it?", [EXAMPLES / "circle.png"], SHORT))
+    assert (exchange.finish, exchange.answer, visitor.exchanges) == ("stopped", "", [])
+
+
+def test_a_stop_in_the_line_leaves_the_tokenizer_to_whoever_has_the_model(visitor, monkeypatch):
+    ask(visitor, "What color is the circle?", "circle.png")
+    before = said(visitor)
+    exchanges = visitor.retry(0, SHORT)
+    with visitor.engine.turn():  # somebody else has the model
+        next(exchanges)
+        visitor.stop()
+        with monkeypatch.context() as patch:
+            patch.setattr(visitor.session, "answer_with", _fail)
+            assert last(exchanges).finish == "stopped"
+    assert said(visitor) == before
 
 
 # ---------------------------------------------------------------------- asking again
@@ -273,6 +321,38 @@ def test_a_file_is_read_once_and_kept_while_it_is_needed(visitor, monkeypatch):
     assert read[2:] == ["star.jpg"]
 
 
+def test_a_file_that_is_there_twice_is_two_images(visitor, loaded):
+    session = ChatSession(loaded.model, loaded.processor, keep_grounding=True)
+    expected = session.ask("How many?", [EXAMPLES / "circle.png"] * 2, max_new_tokens=40)
+    assert visitor.account("How many?", [EXAMPLES / "circle.png"] * 2, SHORT).visual_tokens == 32
+    assert ask(visitor, "How many?", "circle.png", "circle.png") == expected
+    assert visitor.exchanges[0].reply.prompt_tokens == session.last.prompt_tokens
+    assert [media.label for media in visitor.media()] == ["circle.png", "circle.png"]
+
+
+def test_only_some_files_are_decoded_at_a_time(loaded, monkeypatch):
+    engine = Engine(loaded, None, Bounds(decoding=2))
+    original, running, most = module.read_image, [], []
+
+    def read(*arguments):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.05)
+        running.pop()
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "read_image", read)
+    threads = [
+        threading.Thread(target=Visitor(engine).read, args=([EXAMPLES / "circle.png"], SHORT))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert (len(most), max(most)) == (6, 2)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -321,8 +401,11 @@ def test_words_and_their_attention(visitor):
     ask(visitor, BOX, "six.jpg")
     assert [word.text for word in visitor.words()[:2]] == ["purple", "cross"]
     seen = visitor.attention(0)
+    without = visitor.nbytes - seen.weights.nbytes
     assert visitor.attention(0) is seen
     assert visitor.attention(1) is not seen
+    visitor._seen = None
+    assert visitor.nbytes == without  # the weights are counted
     cells = seen.maps()[0][0].of()
     row, col = divmod(int(cells.argmax()), cells.shape[1])
     assert row < 4  # the cross is in the upper left quarter
@@ -331,6 +414,29 @@ def test_words_and_their_attention(visitor):
         visitor.attention(99)
     visitor.release()
     assert visitor.attention(0).on_tiles()[0].allclose(seen.on_tiles()[0])
+
+
+def test_words_wait_for_nobody(visitor):
+    ask(visitor, BOX, "six.jpg")
+    ask(visitor, "And now?")
+    with visitor.engine.turn():  # somebody else has the model
+        visitor.undo()
+        assert [word.text for word in visitor.words()[:2]] == ["purple", "cross"]
+        waiting = visitor.ask("And now?", [], SHORT)
+        next(waiting)
+        with pytest.raises(BusyError, match="still answering"):
+            visitor.words()
+        waiting.close()
+
+
+def test_attention_is_that_of_the_last_answer(visitor):
+    ask(visitor, "What color is the circle?", "circle.png")
+    ask(visitor, "What color is the circle?")
+    later = visitor.attention(0)
+    visitor.undo()
+    earlier = visitor.attention(0)
+    assert earlier.word == later.word  # the same word at the same place, of another answer
+    assert earlier is not later
 
 
 @pytest.mark.parametrize(

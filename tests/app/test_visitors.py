@@ -120,7 +120,7 @@ def test_who_is_being_answered_is_never_forgotten(loaded, tmp_path, clock):
     next(answer)
     clock.now = 100
     visitors.tidy()
-    assert "anna" not in visitors or visitors.get("anna").busy
+    assert "anna" in visitors
     with pytest.raises(BusyError, match="too many visitors"):
         visitors.get("ben")
     *_, exchange = answer
@@ -132,8 +132,8 @@ def test_who_is_being_answered_is_never_forgotten(loaded, tmp_path, clock):
 def test_who_is_away_is_forgotten(loaded, tmp_path, clock):
     visitors = place(loaded, tmp_path, clock, idle_seconds=60)
     file = upload(tmp_path, "circle.png")
-    visitors.claim("anna", [file])
     visitors.get("anna")
+    visitors.claim("anna", [file])
     clock.now = 59
     visitors.get("ben")
     visitors.tidy()
@@ -197,6 +197,42 @@ def test_files_elsewhere_and_those_of_the_page_stay(tmp_path):
     uploads.sweep(0)
     assert example.exists()
     assert outside.exists()
+
+
+def test_files_for_who_left_belong_to_nobody(loaded, tmp_path, clock):
+    visitors = place(loaded, tmp_path, clock)
+    answer = visitors.get("anna").ask("What is it?", [EXAMPLES / "six.jpg"], SHORT)
+    next(answer)
+    visitors.remove("anna")
+    list(answer)  # it ends, and its picture is made
+    picture = upload(tmp_path, "circle.png")
+    visitors.claim("anna", [picture])
+    assert visitors.uploads.owned("anna") == []
+    visitors.uploads.sweep(-1)
+    assert not picture.exists()
+
+
+def test_who_lost_the_connection_is_told(loaded, tmp_path, clock):
+    visitors = place(loaded, tmp_path, clock)
+    talk(visitors, "anna", "What color is the object?", "circle.png")
+    visitors.get("ben")
+    for key in ("anna", "ben", "carl"):
+        visitors.remove(key)
+    told = [visitors.was_forgotten(key) for key in ("anna", "ben", "carl")]
+    assert told == [True, False, False]  # the others had said nothing
+
+
+def test_the_files_of_one_owner_are_bounded(tmp_path):
+    small, large = upload(tmp_path, "circle.png"), upload(tmp_path, "six.jpg")
+    uploads = Uploads(tmp_path, small.stat().st_size + large.stat().st_size - 1)
+    uploads.claim("anna", [small])
+    uploads.claim("anna", [small])  # counted once
+    with pytest.raises(ValueError, match=r"The files of this chat take .* Please start a new chat"):
+        uploads.claim("anna", [large])
+    assert uploads.owned("anna") == [small]
+    uploads.claim("ben", [large])
+    uploads.release("anna")
+    uploads.claim("anna", [large])
 
 
 def test_some_files_can_be_released(tmp_path):
