@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from internvl import cli_output
+from internvl import cli_loading, cli_output
 from internvl.app import commands as app_commands
 from internvl.checkpoints.commands import COMMANDS
 from internvl.data import commands as data_commands
@@ -53,10 +53,6 @@ Model = Annotated[
     str | None,
     typer.Option("--model", metavar="PATH_OR_ID", help="Folder or Hub id; the demo if not given."),
 ]
-Subfolder = Annotated[
-    str | None, typer.Option(help="Folder within the model's folder or repository.")
-]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repository.")]
 Video = Annotated[
     list[str] | None, typer.Option("--video", metavar="FILE", help="A video; can be repeated.")
 ]
@@ -82,8 +78,8 @@ def _options() -> None:
 def chat(
     inputs: Inputs = None,
     model: Model = None,
-    subfolder: Subfolder = None,
-    revision: Revision = None,
+    subfolder: cli_loading.Subfolder = None,
+    revision: cli_loading.Revision = None,
     video: Video = None,
     max_tiles: MaxTiles = None,
     num_frames: NumFrames = None,
@@ -103,20 +99,11 @@ def chat(
     loop_guard: Annotated[
         bool, typer.Option("--loop-guard", help="Stop an answer that repeats itself without end.")
     ] = False,
-    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
-    device_map: Annotated[
-        str,
-        typer.Option(
-            help="auto: over all accelerators, the CPU if there is none; or cpu, mps, ..."
-        ),
-    ] = "auto",
-    attn_implementation: Annotated[
-        str | None, typer.Option(help="sdpa, eager, flash_attention_2 ...")
-    ] = None,
-    adapter: Annotated[str | None, typer.Option(help="Folder or Hub id of a PEFT adapter.")] = None,
-    quantization: Annotated[
-        str | None, typer.Option(help="bnb-int8, bnb-nf4, torchao-int8 or torchao-int4.")
-    ] = None,
+    dtype: cli_loading.Dtype = "auto",
+    device_map: cli_loading.DeviceMap = "auto",
+    attn_implementation: cli_loading.AttnImplementation = None,
+    adapter: cli_loading.Adapter = None,
+    quantization: cli_loading.Quantization = None,
     allow_urls: AllowUrls = False,
     trust_source_code: Annotated[
         bool,
@@ -142,7 +129,7 @@ def chat(
             subfolder=subfolder,
             revision=revision,
             dtype=dtype,
-            device_map=_device_map(device_map),
+            device_map=cli_loading.device_map_of(device_map),
             attn_implementation=attn_implementation,
             adapter=adapter,
             quantization=quantization,
@@ -176,8 +163,8 @@ def chat(
 def explain(
     inputs: Inputs = None,
     model: Model = None,
-    subfolder: Subfolder = None,
-    revision: Revision = None,
+    subfolder: cli_loading.Subfolder = None,
+    revision: cli_loading.Revision = None,
     video: Video = None,
     max_tiles: MaxTiles = None,
     num_frames: NumFrames = None,
@@ -338,15 +325,6 @@ def _vote(
         counts.append(f"without an answer: {result.vote.unparsed}")
     tie = "; a tie, the first one wins" if result.vote.tie else ""
     typer.echo(f"votes  {', '.join(counts)}{tie}", err=True)
-
-
-def _device_map(name: str) -> str | None:
-    """`auto` spreads a model over accelerators; without one, the CPU takes it whole."""
-    import torch
-
-    if name in ("", "cpu") or (name == "auto" and not torch.accelerator.is_available()):
-        return None
-    return name
 
 
 def _dialogue(console: Any) -> None:

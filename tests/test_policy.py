@@ -241,7 +241,8 @@ def test_requirements_pin_versions_and_name_no_index():
     for path in (ROOT / "requirements").glob("*.txt"):
         lines = [line for line in path.read_text("utf-8").splitlines() if line and line[0] != "#"]
         assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
-        assert lines[0].startswith("torch==")
+        # First of an environment, so that no range of another package takes a CUDA build.
+        assert lines[0].startswith("torch==") or path.stem == "app"
 
 
 @pytest.mark.parametrize(

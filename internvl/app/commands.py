@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from internvl import cli_loading
 from internvl.app.bounds import GIBI, MEBI, Bounds
 
 _USUAL = Bounds()
@@ -15,7 +16,7 @@ _USUAL = Bounds()
 Model = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL]", help="Folder or Hub id; the demo if not given.", show_default=False
+        metavar="MODEL", help="Folder or Hub id; the demo if not given.", show_default=False
     ),
 ]
 
@@ -29,26 +30,13 @@ def app(
         int | None,
         typer.Option(min=1, max=65535, help="The first free one from 7860 on if not given."),
     ] = None,
-    subfolder: Annotated[
-        str | None, typer.Option(help="Folder within the model's folder or repository.")
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a Hub repository.")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
-    device_map: Annotated[
-        str,
-        typer.Option(
-            help="auto: over all accelerators, the CPU if there is none; or cpu, mps, ..."
-        ),
-    ] = "auto",
-    attn_implementation: Annotated[
-        str | None, typer.Option(help="sdpa, eager, flash_attention_2 ...")
-    ] = None,
-    adapter: Annotated[str | None, typer.Option(help="Folder or Hub id of a PEFT adapter.")] = None,
-    quantization: Annotated[
-        str | None, typer.Option(help="bnb-int8, bnb-nf4, torchao-int8 or torchao-int4.")
-    ] = None,
+    subfolder: cli_loading.Subfolder = None,
+    revision: cli_loading.Revision = None,
+    dtype: cli_loading.Dtype = "auto",
+    device_map: cli_loading.DeviceMap = "auto",
+    attn_implementation: cli_loading.AttnImplementation = None,
+    adapter: cli_loading.Adapter = None,
+    quantization: cli_loading.Quantization = None,
     max_upload: Annotated[
         float, typer.Option(min=0.1, help="Largest file, in MB.")
     ] = _USUAL.file_bytes / MEBI,
@@ -83,7 +71,7 @@ def app(
         subfolder=subfolder,
         revision=revision,
         dtype=dtype,
-        device_map=_device_map(device_map),
+        device_map=cli_loading.device_map_of(device_map),
         attn_implementation=attn_implementation,
         adapter=adapter,
         quantization=quantization,
@@ -92,15 +80,6 @@ def app(
     server = start(engine, host=host, port=port)
     typer.echo(f"{engine.name} is at {server.url} (Ctrl-C ends it)")
     server.wait()
-
-
-def _device_map(name: str) -> str | None:
-    """`auto` spreads a model over accelerators; without one, the CPU takes it whole."""
-    import torch
-
-    if name in ("", "cpu") or (name == "auto" and not torch.accelerator.is_available()):
-        return None
-    return name
 
 
 COMMANDS = (app,)
