@@ -150,12 +150,13 @@ def chat(
             keep_grounding=keep_tags,
             loop_guard=loop_guard,
         )
+        how: dict[str, Any] = {"cot": cot, "most": max_new_tokens, "as_json": as_json}
         if question is None:
             _dialogue(Console(session, _write, media))
         elif votes is not None:
-            _vote(session, question, media, votes, cot=cot, seed=seed, as_json=as_json)
+            _vote(session, question, media, votes, seed=seed, **how)
         else:
-            _answer(session, question, media, stream=stream, cot=cot, as_json=as_json)
+            _answer(session, question, media, stream=stream, **how)
 
 
 @app.command()
@@ -260,16 +261,19 @@ def _answer(
     *,
     stream: bool,
     cot: bool,
+    most: int | None,
     as_json: bool,
 ) -> None:
-    """Answer one question, and say so when the answer was cut short."""
+    """Answer one question, and say so when the answer was cut short; reasoning has all the room
+    that there is, if `most` tokens are not said."""
     images, videos = session.read(media)
     options: dict[str, Any] = {}
     if cot:
         from internvl.chat import sampling
 
         question = sampling.reasoning_prompt(question)
-        options["max_new_tokens"] = sampling.reasoning_room(session, question, images, videos)
+        if most is None:
+            options["max_new_tokens"] = sampling.reasoning_room(session, question, images, videos)
     if stream:
         for piece in session.stream(question, images, videos, **options):
             _write(piece)
@@ -303,6 +307,7 @@ def _vote(
     votes: int,
     *,
     cot: bool,
+    most: int | None,
     seed: int | None,
     as_json: bool,
 ) -> None:
@@ -313,7 +318,7 @@ def _vote(
 
     if seed is not None:
         torch.manual_seed(seed)
-    result = vote(session, question, media, votes=votes, cot=cot)
+    result = vote(session, question, media, votes=votes, cot=cot, max_new_tokens=most)
     if as_json:
         found: dict[str, Any] = {"answer": result.answer, "text": result.text}
         found |= {"texts": result.texts, "answers": result.answers, **asdict(result.vote)}

@@ -1,7 +1,8 @@
 """The tutorial, from its first command to its last, as a reader would go through it.
 
-All of it runs in one process, which imports once. Left out is what installs or waits for a browser;
-`tests/app` has the app. Beforehand every command is read as the program would, and the recipe too.
+`make test` reads every command as the program would, draws the data and parses the recipe; CI and
+`make test-slow` run all of it, in one process, which imports once. Left out is what installs or
+waits for a browser; `tests/app` has the app.
 """
 
 from __future__ import annotations
@@ -131,6 +132,7 @@ def test_data_and_recipe(tmp_path, monkeypatch):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_tutorial_does_what_it_says(tmp_path):
     todo, said = steps(PAGE)
     for name in ("demo", "examples"):
