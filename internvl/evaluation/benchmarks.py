@@ -407,28 +407,29 @@ def get(name: str) -> Benchmark:
     known = names()
     if name in known:
         return load()[known[name]]
-    keys = {known[each] for each in known if _folded(each) == _folded(name)}
+    keys = {known[each] for each in known if folded(each) == folded(name)}
     if len(keys) == 1:
         return load()[keys.pop()]
     if keys:
-        exact = sorted(each for each in known if _folded(each) == _folded(name))
+        exact = sorted(each for each in known if folded(each) == folded(name))
         raise ValueError(f"{name!r} can be {' or '.join(exact)}; write it as one of them.")
     raise ValueError(f"no benchmark {name!r}; {_hint(name, known)}")
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """A name in which upper and lower case, and - _ and blanks, are the same."""
     return re.sub(r"[-_\s]+", "_", name.strip().casefold())
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
-    folded = _folded(name)
-    if folded in languages():
+    asked = folded(name)
+    if asked in languages():
         return "it is a set of language (Table 13), not a multimodal one."
-    if folded in vision():
-        return f"it is for the vision encoder alone (Table {vision()[folded].table})."
-    by_folded = {_folded(each): each for each in known}
-    near = difflib.get_close_matches(folded, by_folded, n=3, cutoff=0.6)
-    near += [each for each in by_folded if folded and folded in each and each not in near][:3]
+    if asked in vision():
+        return f"it is for the vision encoder alone (Table {vision()[asked].table})."
+    by_folded = {folded(each): each for each in known}
+    near = difflib.get_close_matches(asked, by_folded, n=3, cutoff=0.6)
+    near += [each for each in by_folded if asked and asked in each and each not in near][:3]
     if near:
         return f"did you mean {' or '.join(by_folded[each] for each in near[:3])}?"
     return f"there are {', '.join(load())}."

@@ -29,6 +29,7 @@ Adapter = Annotated[str | None, typer.Option(help="PEFT adapter: folder or Hub i
 Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")]
 Quantization = Annotated[str | None, typer.Option(help="bnb-int8, bnb-nf4, ...")]
 Mode = Annotated[str, typer.Option(help="direct, or cot: with the report's prompt.")]
+TaskMode = Annotated[str, typer.Option(help="direct, or cot: tasks that ask for reasoning.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only so many questions of each task.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Questions at once.")]
 Processes = Annotated[int, typer.Option(min=1, help="Processes, each with a model of its own.")]
@@ -86,9 +87,10 @@ def vlmevalkit(
 
     _log()
     where = find(checkout, any_commit=any_commit)
+    source = _model(model, subfolder, revision, adapter, dtype)
     scores = module.run(
         names or [],
-        _model(model, subfolder, revision, adapter, dtype),
+        source,
         out,
         where=where,
         mode=mode,
@@ -101,6 +103,7 @@ def vlmevalkit(
         processes=processes,
         python=python,
         settings={"max_new_tokens": max_new_tokens},
+        identity=_identity(source),
     )
     typer.echo(results.as_json(scores) if as_json else results.describe(scores))
 
@@ -114,7 +117,7 @@ def lmms_eval(
     adapter: Adapter = None,
     dtype: Dtype = "auto",
     quantization: Quantization = None,
-    mode: Mode = "direct",
+    mode: TaskMode = "direct",
     limit: Limit = None,
     batch_size: BatchSize = 8,
     max_tiles: Annotated[

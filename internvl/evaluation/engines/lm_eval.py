@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import hashlib
 import json
 import logging
 import os
@@ -172,6 +173,7 @@ def run_language(
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
         "model": dict(identity or {}),
+        "tasks": None if tasks_folder is None else _content(tasks_folder),
     }
     if out is not None:
         if not identity:
@@ -338,6 +340,14 @@ def _score(task: TextTask, results: Mapping[str, Any]) -> LanguageScore:
 
 def _path(out: Path, task: TextTask) -> Path:
     return out / f"{task.task}.json"
+
+
+def _content(folder: Path) -> str:
+    """A digest of the task files of a folder."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _stored(out: Path, task: TextTask, settings: Mapping[str, Any]) -> LanguageScore | None:

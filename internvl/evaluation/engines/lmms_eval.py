@@ -12,7 +12,7 @@ import importlib.util
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +94,10 @@ def run(
         command += ["--limit", str(limit)]
     if include is not None:
         command += ["--include_path", str(include)]
+    before = _result_files(out)
     process.run(command)
-    return read_results(out, chosen)
+    new = [path for path, changed in _result_files(out).items() if before.get(path) != changed]
+    return read_results(out, chosen, files=new)
 
 
 def require() -> None:
@@ -118,6 +120,10 @@ def require() -> None:
 def _chosen(names: Sequence[str], mode: str, include: Path | None) -> list[tuple[str, str]]:
     """(benchmark, task) pairs; a task of one's own is its own benchmark."""
     if include is not None:
+        if mode != "direct":
+            raise ValueError(
+                "tasks of one's own ask as they say; --mode is for those of lmms-eval."
+            )
         return [(name, name) for name in names]
     found: list[Choice] = choose(names, ENGINE, mode)
     return [(each.benchmark.key, each.key) for each in found]
@@ -150,21 +156,28 @@ def _claim(out: Path, settings: Mapping[str, Any]) -> None:
 
 
 # ---------------------------------------------------------------------- results
+def _result_files(out: Path) -> dict[Path, int]:
+    """Result files of a folder of runs, and when each was written."""
+    files = (out / "results").rglob("*_results.json")
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
 def read_results(
-    out: Path, chosen: Sequence[tuple[str, str]]
+    out: Path, chosen: Sequence[tuple[str, str]], *, files: Collection[Path] | None = None
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Read the newest results of each task out of a folder of runs.
 
     Args:
         out: folder of the run.
         chosen: (benchmark, task) pairs.
+        files: result files that count, those of one run; all of the folder when None.
 
     Raises:
         ValueError: a task without results.
     """
-    files = sorted((out / "results").rglob("*_results.json"), key=lambda path: path.name)
+    counting = _result_files(out) if files is None else files
     newest: dict[str, dict[str, float]] = {}
-    for path in files:
+    for path in sorted(counting, key=lambda path: path.name):
         content = json.loads(path.read_text("utf-8"))
         for part in ("results", "groups"):
             for task, metrics in (content.get(part) or {}).items():

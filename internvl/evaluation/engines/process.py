@@ -20,7 +20,7 @@ PATIENCE = 20.0
 
 
 class Terminated(KeyboardInterrupt):
-    """We were asked to end by SIGTERM; like Ctrl-C, it unwinds to the top."""
+    """We were asked to end by SIGTERM or SIGHUP; like Ctrl-C, it unwinds to the top."""
 
 
 def run(
@@ -31,8 +31,9 @@ def run(
 ) -> None:
     """Run a program to its end, with our standard output and error.
 
-    It gets a process group of its own. On Ctrl-C or SIGTERM the group is interrupted as Ctrl-C
-    would do it, so that it can write what it has; who does not listen is terminated, then killed.
+    It gets a process group of its own. On Ctrl-C, SIGTERM or a lost terminal the group is
+    interrupted as Ctrl-C would do it, so that it can write what it has; who does not listen is
+    terminated, then killed.
 
     Args:
         command: program and arguments.
@@ -82,7 +83,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def _terminating() -> Iterator[None]:
-    """Let SIGTERM unwind the stack; outside the main thread it stays as it is."""
+    """Let SIGTERM unwind the stack, and SIGHUP unless it is ignored (nohup); outside the main
+    thread they stay as they are."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -90,8 +92,12 @@ def _terminating() -> Iterator[None]:
     def unwind(number: int, frame: FrameType | None) -> Any:
         raise Terminated
 
-    before = signal.signal(signal.SIGTERM, unwind)
+    numbers = [signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, unwind) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from internvl.evaluation.benchmarks import Benchmark, get, load
+from internvl.evaluation.benchmarks import Benchmark, folded, get, load
 
 TITLES = {"vlmevalkit": "VLMEvalKit", "lmms_eval": "lmms-eval", "lm_eval": "lm-eval"}
 MODES = ("direct", "cot")
@@ -36,9 +36,9 @@ class Choice:
 def choose(names: Sequence[str], engine: str, mode: str = "direct") -> list[Choice]:
     """What an engine is to run.
 
-    Of a benchmark's keys those are taken that measure columns which no earlier one does. In mode
-    "cot" keys that ask for reasoning themselves (`..._COT`) come first, in mode "direct" they are
-    left out.
+    Keys may be written in another case. Of a benchmark's keys those are taken that measure columns
+    which no earlier one does. In mode "cot" keys that ask for reasoning themselves (`..._COT`) come
+    first, in mode "direct" they are left out.
 
     Args:
         names: benchmarks, or keys of the engine.
@@ -47,7 +47,8 @@ def choose(names: Sequence[str], engine: str, mode: str = "direct") -> list[Choi
 
     Raises:
         ValueError: an unknown name or mode, a benchmark that the engine lacks (who has it is said),
-            or one that the report runs without reasoning in mode "cot".
+            another engine's key, or in mode "cot" a benchmark that the report runs without
+            reasoning, or for which lmms-eval has no task that asks for it.
     """
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; expected one of {', '.join(MODES)}.")
@@ -60,10 +61,7 @@ def choose(names: Sequence[str], engine: str, mode: str = "direct") -> list[Choi
         keys = benchmark.engines.get(engine, ())
         if not keys:
             raise ValueError(_lacking(benchmark, engine))
-        # lmms-eval has tasks that are called as a whole benchmark is (`ai2d`, of two settings).
-        own = name in keys and name != benchmark.key
-        found = [name] if own else _measuring(benchmark, keys, mode)
-        chosen += [Choice(benchmark, key) for key in found]
+        chosen += [Choice(benchmark, key) for key in _keys(name, benchmark, engine, mode)]
     return list(dict.fromkeys(chosen))
 
 
@@ -80,8 +78,35 @@ def _check_mode(benchmark: Benchmark, mode: str) -> None:
         )
 
 
+def _keys(name: str, benchmark: Benchmark, engine: str, mode: str) -> list[str]:
+    """The key that a name is, or those that stand for the benchmark."""
+    keys = benchmark.engines[engine]
+    if mode == "cot" and engine == "lmms_eval" and not any(map(_reasons, keys)):
+        raise ValueError(
+            f"lmms-eval has no task of {benchmark.name} that asks for reasoning; run mode direct, "
+            "or another engine."
+        )
+    # lmms-eval has tasks that are called as a whole benchmark is (`ai2d`, of two settings).
+    if name in keys and name != benchmark.key:
+        return [name]
+    if folded(name) != folded(benchmark.key):
+        if own := [key for key in keys if folded(key) == folded(name)]:
+            return own[:1]
+        for other, theirs in benchmark.engines.items():
+            if other != engine and name in theirs:
+                raise ValueError(
+                    f"{name} is what {TITLES[other]} calls a part of {benchmark.name}; "
+                    f"{TITLES[engine]} has {', '.join(keys)}."
+                )
+    return _measuring(benchmark, keys, mode)
+
+
+def _reasons(key: str) -> bool:
+    return key.lower().endswith("_cot")
+
+
 def _measuring(benchmark: Benchmark, keys: Sequence[str], mode: str) -> list[str]:
-    reasoning = [key for key in keys if key.lower().endswith("_cot")]
+    reasoning = [key for key in keys if _reasons(key)]
     others = [key for key in keys if key not in reasoning]
     found: list[str] = []
     covered: set[str] = set()

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,6 +67,7 @@ def run(
     processes: int = 1,
     python: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    identity: Mapping[str, Any] | None = None,
 ) -> dict[str, list[DataScore]]:
     """Run VLMEvalKit on some benchmarks, and read what it found.
 
@@ -88,6 +90,7 @@ def run(
         processes: one model each, by torchrun.
         python: interpreter of VLMEvalKit's environment; ours when None.
         settings: see `plan`.
+        identity: what tells the checkpoint from another of the same name; a folder belongs to one.
 
     Returns:
         Per benchmark, or data set of one's own, the scores of its entries.
@@ -96,10 +99,13 @@ def run(
         ValueError: something that cannot run, a folder of another run, or a data set that
             VLMEvalKit could not finish; what it could is on disk.
     """
+    if model.dtype not in ("auto", "bfloat16"):
+        raise ValueError(f"VLMEvalKit loads bfloat16, whatever is asked for; got {model.dtype}.")
     chosen = choose(names, ENGINE, mode) if names else []
     _check_judge(chosen, judge, infer_only)
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
+    _claim_model(out, identity or {})
     path, name = model_path(model, out)
     made = make_plan(
         names,
@@ -112,28 +118,45 @@ def run(
         turned=turned_subtitles(where.folder),
         settings=settings,
     )
-    _claim(out, made, where)
+    data_sets = _claim(out, made, where)
     file = out / "plan.json"
     write_atomic(file, json.dumps(made.config, indent=2, ensure_ascii=False) + "\n")
-    python = python or sys.executable
-    starter = [python]
+    starter = [_absolute(python or sys.executable)]
     if processes > 1:
         starter += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command: list[str | Path] = [*starter, PLUGIN, where.run, "--config", file]
     command += ["--work-dir", out / "work"]
     command += ["--reuse", "--judge", judge, *(["--mode", "infer"] if infer_only else [])]
-    data = {} if data_folder is None else {"LMUData": str(data_folder.absolute())}
+    folder = data_folder or os.environ.get("LMUData")  # noqa: SIM112, its name
+    data = {} if not folder else {"LMUData": str(Path(folder).expanduser().absolute())}
     process.run(command, environment={**made.environment, **data}, cwd=out)
-    scores = read_scores(out / "work", made.name, made.entries)
+    scores = read_scores(out / "work", made.name, made.entries, known=data_sets, judge=judge)
     _convert(out, made)
-    lost = [each.entry for found in scores.values() for each in found if each.n == 0]
-    if lost:
-        errors = {each.entry: each.error for found in scores.values() for each in found}
-        said = "; ".join(
-            f"{entry} ({errors[entry].strip(' .') or 'see its log'})" for entry in lost
-        )
-        raise ValueError(f"VLMEvalKit made no predictions for {said}; the others are in {out}.")
+    _check_complete(scores, out, infer_only=infer_only)
     return scores
+
+
+def _absolute(program: str) -> str:
+    """A path from where we are, as the program starts in another folder; a name stays a name."""
+    return os.path.abspath(program) if os.path.dirname(program) else program
+
+
+def _check_complete(
+    scores: Mapping[str, Sequence[DataScore]], out: Path, *, infer_only: bool
+) -> None:
+    every = {each.entry: each for found in scores.values() for each in found}
+    for what, lost in (
+        ("made no predictions for", [each for each in every.values() if each.n == 0]),
+        (
+            "could not score",
+            [each for each in every.values() if not (infer_only or each.metrics) and each.error],
+        ),
+    ):
+        if lost:
+            said = "; ".join(f"{e.entry} ({e.error.strip(' .') or 'see its log'})" for e in lost)
+            raise ValueError(f"VLMEvalKit {what} {said}; the others are in {out}.")
+    if unscored := [each.entry for each in every.values() if not (infer_only or each.metrics)]:
+        logger.warning("no scores of %s: no labels, or see its log", ", ".join(unscored))
 
 
 def _convert(out: Path, made: Plan) -> None:
@@ -205,8 +228,23 @@ def _check_judge(chosen: Sequence[Choice], judge: str, infer_only: bool) -> None
         )
 
 
-def _claim(out: Path, made: Plan, where: Checkout) -> None:
-    """Find that a folder is free, or holds a run of these settings; data sets may be added."""
+def _claim_model(out: Path, identity: Mapping[str, Any]) -> None:
+    """Find that a folder is free, or holds a run of this checkpoint: before one is exported."""
+    path, now = out / "model.json", json.loads(json.dumps(identity))
+    if path.exists() and (found := differences(json.loads(path.read_text("utf-8")), now)):
+        raise ValueError(
+            f"{out} holds a run of another checkpoint ({'; '.join(found)}), whose predictions "
+            "would be taken for its; name another folder."
+        )
+    write_atomic(path, json.dumps(now, indent=2, ensure_ascii=False) + "\n")
+
+
+def _claim(out: Path, made: Plan, where: Checkout) -> list[str]:
+    """Find that a folder is free, or holds a run of these settings; data sets may be added.
+
+    Returns:
+        All data sets that it holds.
+    """
     path = out / "run.json"
     now = json.loads(
         json.dumps(
@@ -231,3 +269,4 @@ def _claim(out: Path, made: Plan, where: Checkout) -> None:
             )
         now["data"] = {**before["data"], **now["data"]}
     write_atomic(path, json.dumps(now, indent=2, ensure_ascii=False) + "\n")
+    return list(now["data"])

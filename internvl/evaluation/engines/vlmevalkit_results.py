@@ -14,7 +14,7 @@ import csv
 import fnmatch
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,12 @@ class DataScore:
 
 # ---------------------------------------------------------------------- whole runs
 def read_scores(
-    work: Path, model: str, entries: Mapping[str, Sequence[Choice]]
+    work: Path,
+    model: str,
+    entries: Mapping[str, Sequence[Choice]],
+    *,
+    known: Sequence[str] = (),
+    judge: str = "",
 ) -> dict[str, list[DataScore]]:
     """Read the scores of a run.
 
@@ -147,13 +152,15 @@ def read_scores(
         work: `--work-dir` of run.py.
         model: name of the model in the plan.
         entries: entry -> the choices it serves, see `vlmevalkit.Plan`.
+        known: other entries whose files may lie there.
+        judge: whose files count, where files name a judge.
 
     Returns:
         Per benchmark, or per entry that belongs to none, its entries.
     """
     found: dict[str, list[DataScore]] = {}
     for entry, choices in entries.items():
-        score = _read(work, model, entry, list(entries), choices)
+        score = _read(work, model, entry, {*entries, *known}, judge, choices)
         for key in dict.fromkeys(each.benchmark.key for each in choices) or (entry,):
             found.setdefault(key, []).append(score)
     return found
@@ -177,13 +184,18 @@ def predictions_file(work: Path, model: str, entry: str) -> Path | None:
 
 
 def _read(
-    work: Path, model: str, entry: str, known: Sequence[str], choices: Sequence[Choice]
+    work: Path,
+    model: str,
+    entry: str,
+    known: Collection[str],
+    judge: str,
+    choices: Sequence[Choice],
 ) -> DataScore:
     path = predictions_file(work, model, entry)
     if path is None:
         return DataScore(entry, 0, 0, 0, error=_error(work, model, entry))
     texts = [str(row.get("prediction") or "") for row in read_rows(path)]
-    files = _score_files(path.parent, model, entry, known)
+    files = _score_files(path.parent, model, entry, known, judge)
     metrics: dict[str, float] = {}
     for file in files:
         metrics |= read_metrics(file)
@@ -211,8 +223,10 @@ def _error(work: Path, model: str, entry: str) -> str:
     return ""
 
 
-def _score_files(folder: Path, model: str, entry: str, known: Sequence[str]) -> list[Path]:
-    """Result files of an entry, not those of one whose name begins alike."""
+def _score_files(
+    folder: Path, model: str, entry: str, known: Collection[str], judge: str
+) -> list[Path]:
+    """Result files of an entry, not those of one whose name begins alike, nor of another judge."""
     prefix = f"{model}_{entry}_"
     longer = [f"{model}_{each}" for each in known if each != entry and each.startswith(entry)]
     found = [
@@ -220,7 +234,9 @@ def _score_files(folder: Path, model: str, entry: str, known: Sequence[str]) -> 
         for path in sorted(folder.glob("*"))
         if path.name.startswith(prefix) and _SCORES.search(path.name)
     ]
-    return [path for path in found if not any(path.name.startswith(each) for each in longer)]
+    found = [path for path in found if not any(path.name.startswith(each) for each in longer)]
+    own = [path for path in found if judge and re.search(f"_{re.escape(judge)}[_.]", path.name)]
+    return own or found
 
 
 def columns_of(

@@ -127,6 +127,16 @@ def test_the_command_and_its_results(started, tmp_path):
     assert "torch.distributed.run" in started[1]
 
 
+def test_results_of_an_earlier_run_do_not_hide_a_failed_one(started, tmp_path, monkeypatch):
+    model = ModelSource("some/model")
+    lmms_eval.run(["docvqa_val"], model, tmp_path)
+    monkeypatch.setattr(lmms_eval.process, "run", lambda *_, **__: None)  # it logs, and ends with 0
+    with pytest.raises(ValueError, match="no results of docvqa_val"):
+        lmms_eval.run(["docvqa_val"], model, tmp_path)
+    with pytest.raises(ValueError, match="one's own"):
+        lmms_eval.run(["mine"], model, tmp_path, include=tmp_path, mode="cot")
+
+
 def test_results_of_a_real_run(tmp_path):
     folder = tmp_path / "results" / "sub"
     folder.mkdir(parents=True)

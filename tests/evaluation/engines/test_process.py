@@ -59,12 +59,23 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
-    ("number", "name"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "Terminated")]
+    ("number", "name"),
+    [
+        (signal.SIGINT, "KeyboardInterrupt"),
+        (signal.SIGTERM, "Terminated"),
+        (signal.SIGHUP, "Terminated"),
+    ],
 )
 def test_an_interruption_lets_it_save_and_leaves_nothing_behind(tmp_path, number, name):
     (tmp_path / "child.py").write_text(CHILD)
     environment = {**os.environ, "PYTHONPATH": str(support.ROOT)}
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=tmp_path, env=environment)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        cwd=tmp_path,
+        env=environment,
+        # What nohup, or a shell in the background, would let it ignore.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
     while not (tmp_path / "started").exists():
         assert parent.poll() is None
         time.sleep(0.02)

@@ -57,6 +57,20 @@ def test_chain_of_thought_has_keys_of_its_own():
         keys("docvqa", mode="cot")
 
 
+def test_a_key_is_that_of_the_engine_whatever_its_case():
+    assert keys("docvqa_val") == ["DocVQA_VAL"]  # not the test split, which has no labels
+    assert keys("DocVQA_VAL", engine="lmms_eval") == ["docvqa_val"]
+    with pytest.raises(ValueError, match=r"MMBench_DEV_EN is what VLMEvalKit calls.*lmms-eval has"):
+        keys("MMBench_DEV_EN", engine="lmms_eval")
+    with pytest.raises(ValueError, match=r"vcr_wiki_en_easy_100 is what lmms-eval calls"):
+        keys("vcr_wiki_en_easy_100")
+
+
+def test_lmms_eval_reasons_only_where_it_has_a_task_for_it():
+    with pytest.raises(ValueError, match=r"no task of MMMU .* that asks for reasoning"):
+        keys("mmmu", engine="lmms_eval", mode="cot")
+
+
 def test_what_an_engine_lacks_is_said():
     with pytest.raises(ValueError, match=r"VLMEvalKit has no Mantis-Eval.*lmms-eval has.*eval run"):
         keys("mantis")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,37 @@ def test_a_data_set_that_failed_is_an_error_although_run_py_ends_well(where, mod
     (work / "status.json").write_text(json.dumps(status))
     with pytest.raises(ValueError, match=r"MME \(no such file\); the others"):
         vlmevalkit.run(["mme", "docvqa"], model, tmp_path / "out", where=where)
+
+
+def test_a_folder_belongs_to_one_checkpoint(where, model, tmp_path):
+    run = functools.partial(vlmevalkit.run, ["docvqa"], model, tmp_path / "out", where=where)
+    run(identity={"adapter": "a", "weights": "1"})
+    run(identity={"adapter": "a", "weights": "1"})
+    with pytest.raises(ValueError, match=r"another checkpoint.*adapter: 'a' -> 'b'"):
+        run(identity={"adapter": "b", "weights": "1"})
+    with pytest.raises(ValueError, match="loads bfloat16"):
+        vlmevalkit.run(["docvqa"], replace(model, dtype="float32"), tmp_path, where=where)
+
+
+def test_scores_that_failed_are_an_error_and_missing_ones_a_warning(where, model, tmp_path, caplog):
+    run = functools.partial(vlmevalkit.run, ["docvqa"], model, tmp_path / "out", where=where)
+    run()
+    assert "no scores of DocVQA_TEST" in caplog.text
+    work = tmp_path / "out" / "work" / "InternVL2_5-1B" / "T20260818_Ge8e78f05"
+    status = {"datasets": {"DocVQA_TEST": {"error_message": "no judge."}}}
+    (work / "status.json").write_text(json.dumps(status))
+    with pytest.raises(ValueError, match=r"could not score DocVQA_TEST \(no judge\)"):
+        run()
+    run(infer_only=True)
+
+
+def test_paths_are_those_of_where_we_are(where, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    monkeypatch.setenv("LMUData", "data")
+    vlmevalkit.run(["docvqa"], model, tmp_path / "out", where=where, python="bin/python")
+    assert called(tmp_path / "out")["data"] == str(tmp_path / "data")
 
 
 def test_a_judge_is_asked_for_before_anything_runs(where, model, tmp_path):

@@ -179,6 +179,24 @@ def test_files_of_a_longer_name_are_not_taken(tmp_path):
     }
 
 
+def test_files_of_other_runs_and_judges_are_not_taken(tmp_path):
+    run = tmp_path / "M"
+    run.mkdir()
+    rows = json.dumps([{"index": 0, "question": "q", "prediction": "1"}])
+    for name in ("AI2D_TEST", "MathVista_MINI"):
+        (run / f"M_{name}.json").write_text(rows)
+    (run / "M_AI2D_TEST_NO_MASK_acc.csv").write_text('"split","Overall"\n"none","0.9"\n')
+    for judge, value in (("gpt-4o", 50), ("gpt-4o-mini", 60)):
+        table = f'"Task&Skill","acc"\n"Overall","{value}"\n'
+        (run / f"M_MathVista_MINI_{judge}_score.csv").write_text(table)
+    asked = entries("AI2D_TEST", "MathVista_MINI")
+    for judge, value in (("gpt-4o", 50), ("gpt-4o-mini", 60)):
+        scores = read_scores(tmp_path, "M", asked, known=["AI2D_TEST_NO_MASK"], judge=judge)
+        (masked,), (vista,) = scores["ai2d"], scores["mathvista"]
+        assert not masked.metrics
+        assert list(vista.columns.values()) == [value]
+
+
 def test_the_newest_run_counts_and_one_without_scores_says_why(tmp_path):
     rows = [{"index": i, "prediction": "Failed to obtain answer via API."} for i in range(3)]
     for number, day in enumerate(("T20260818_Ge8e78f05", "T20260819_Ge8e78f05")):
