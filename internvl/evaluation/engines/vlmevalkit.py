@@ -118,7 +118,7 @@ def run(
         turned=turned_subtitles(where.folder),
         settings=settings,
     )
-    data_sets = _claim(out, made, where)
+    held = _claim(out, made, where, None if infer_only else judge)
     file = out / "plan.json"
     write_atomic(file, json.dumps(made.config, indent=2, ensure_ascii=False) + "\n")
     starter = [_absolute(python or sys.executable)]
@@ -130,7 +130,13 @@ def run(
     folder = data_folder or os.environ.get("LMUData")  # noqa: SIM112, its name
     data = {} if not folder else {"LMUData": str(Path(folder).expanduser().absolute())}
     process.run(command, environment={**made.environment, **data}, cwd=out)
-    scores = read_scores(out / "work", made.name, made.entries, known=data_sets, judge=judge)
+    scores = read_scores(
+        out / "work",
+        made.name,
+        made.entries,
+        known=held["data"],
+        other_judges=[each for each in held["judges"] if each != judge],
+    )
     _convert(out, made)
     _check_complete(scores, out, infer_only=infer_only)
     return scores
@@ -239,11 +245,12 @@ def _claim_model(out: Path, identity: Mapping[str, Any]) -> None:
     write_atomic(path, json.dumps(now, indent=2, ensure_ascii=False) + "\n")
 
 
-def _claim(out: Path, made: Plan, where: Checkout) -> list[str]:
-    """Find that a folder is free, or holds a run of these settings; data sets may be added.
+def _claim(out: Path, made: Plan, where: Checkout, judge: str | None) -> dict[str, Any]:
+    """Find that a folder is free, or holds a run of these settings; data sets may be added, and
+    judges.
 
     Returns:
-        All data sets that it holds.
+        All that it holds: `data`, `judges` and the settings.
     """
     path = out / "run.json"
     now = json.loads(
@@ -253,6 +260,7 @@ def _claim(out: Path, made: Plan, where: Checkout) -> list[str]:
                 "environment": dict(made.environment),
                 "model": made.config["model"],
                 "data": made.config["data"],
+                "judges": [judge] if judge else [],
             }
         )
     )
@@ -260,7 +268,8 @@ def _claim(out: Path, made: Plan, where: Checkout) -> list[str]:
         before = json.loads(path.read_text("utf-8"))
         both = before["data"].keys() & now["data"].keys()
         old, new = (
-            {**each, "data": {key: each["data"][key] for key in both}} for each in (before, now)
+            {**each, "data": {key: each["data"][key] for key in both}, "judges": None}
+            for each in (before, now)
         )
         if found := differences(old, new):
             raise ValueError(
@@ -268,5 +277,6 @@ def _claim(out: Path, made: Plan, where: Checkout) -> list[str]:
                 "would be taken for these; name another folder."
             )
         now["data"] = {**before["data"], **now["data"]}
+        now["judges"] = sorted({*before["judges"], *now["judges"]})
     write_atomic(path, json.dumps(now, indent=2, ensure_ascii=False) + "\n")
-    return list(now["data"])
+    return now

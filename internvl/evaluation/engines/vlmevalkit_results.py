@@ -143,8 +143,8 @@ def read_scores(
     model: str,
     entries: Mapping[str, Sequence[Choice]],
     *,
-    known: Sequence[str] = (),
-    judge: str = "",
+    known: Collection[str] = (),
+    other_judges: Collection[str] = (),
 ) -> dict[str, list[DataScore]]:
     """Read the scores of a run.
 
@@ -153,14 +153,14 @@ def read_scores(
         model: name of the model in the plan.
         entries: entry -> the choices it serves, see `vlmevalkit.Plan`.
         known: other entries whose files may lie there.
-        judge: whose files count, where files name a judge.
+        other_judges: whose files may lie there and do not count.
 
     Returns:
         Per benchmark, or per entry that belongs to none, its entries.
     """
     found: dict[str, list[DataScore]] = {}
     for entry, choices in entries.items():
-        score = _read(work, model, entry, {*entries, *known}, judge, choices)
+        score = _read(work, model, entry, {*entries, *known}, other_judges, choices)
         for key in dict.fromkeys(each.benchmark.key for each in choices) or (entry,):
             found.setdefault(key, []).append(score)
     return found
@@ -188,14 +188,14 @@ def _read(
     model: str,
     entry: str,
     known: Collection[str],
-    judge: str,
+    other_judges: Collection[str],
     choices: Sequence[Choice],
 ) -> DataScore:
     path = predictions_file(work, model, entry)
     if path is None:
         return DataScore(entry, 0, 0, 0, error=_error(work, model, entry))
     texts = [str(row.get("prediction") or "") for row in read_rows(path)]
-    files = _score_files(path.parent, model, entry, known, judge)
+    files = _score_files(path.parent, model, entry, known, other_judges)
     metrics: dict[str, float] = {}
     for file in files:
         metrics |= read_metrics(file)
@@ -224,7 +224,7 @@ def _error(work: Path, model: str, entry: str) -> str:
 
 
 def _score_files(
-    folder: Path, model: str, entry: str, known: Collection[str], judge: str
+    folder: Path, model: str, entry: str, known: Collection[str], other_judges: Collection[str]
 ) -> list[Path]:
     """Result files of an entry, not those of one whose name begins alike, nor of another judge."""
     prefix = f"{model}_{entry}_"
@@ -235,8 +235,8 @@ def _score_files(
         if path.name.startswith(prefix) and _SCORES.search(path.name)
     ]
     found = [path for path in found if not any(path.name.startswith(each) for each in longer)]
-    own = [path for path in found if judge and re.search(f"_{re.escape(judge)}[_.]", path.name)]
-    return own or found
+    others = [re.compile(f"_{re.escape(judge)}[_.]") for judge in other_judges]
+    return [path for path in found if not any(each.search(path.name) for each in others)]
 
 
 def columns_of(

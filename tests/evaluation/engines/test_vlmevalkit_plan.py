@@ -163,6 +163,21 @@ def test_a_folder_belongs_to_one_checkpoint(where, model, tmp_path):
         vlmevalkit.run(["docvqa"], replace(model, dtype="float32"), tmp_path, where=where)
 
 
+def test_a_run_knows_the_judges_before_it(where, model, tmp_path, monkeypatch):
+    asked = []
+    read = vlmevalkit.read_scores
+
+    def spy(*args, other_judges, **options):
+        asked.append(other_judges)
+        return read(*args, other_judges=other_judges, **options)
+
+    monkeypatch.setattr(vlmevalkit, "read_scores", spy)
+    for judge in ("gpt-4o", "gpt-4o-mini"):
+        vlmevalkit.run(["mmvet"], model, tmp_path / "out", where=where, judge=judge)
+    vlmevalkit.run(["mmvet"], model, tmp_path / "out", where=where, infer_only=True)
+    assert asked == [[], ["gpt-4o"], ["gpt-4o", "gpt-4o-mini"]]
+
+
 def test_scores_that_failed_are_an_error_and_missing_ones_a_warning(where, model, tmp_path, caplog):
     run = functools.partial(vlmevalkit.run, ["docvqa"], model, tmp_path / "out", where=where)
     run()

@@ -190,11 +190,16 @@ def test_files_of_other_runs_and_judges_are_not_taken(tmp_path):
         table = f'"Task&Skill","acc"\n"Overall","{value}"\n'
         (run / f"M_MathVista_MINI_{judge}_score.csv").write_text(table)
     asked = entries("AI2D_TEST", "MathVista_MINI")
-    for judge, value in (("gpt-4o", 50), ("gpt-4o-mini", 60)):
-        scores = read_scores(tmp_path, "M", asked, known=["AI2D_TEST_NO_MASK"], judge=judge)
+    known = ["AI2D_TEST_NO_MASK"]
+    for other, value in (("gpt-4o-mini", 50), ("gpt-4o", 60)):
+        scores = read_scores(tmp_path, "M", asked, known=known, other_judges=[other])
         (masked,), (vista,) = scores["ai2d"], scores["mathvista"]
         assert not masked.metrics
         assert list(vista.columns.values()) == [value]
+    # A judge that failed does not inherit what another one said.
+    both = ["gpt-4o", "gpt-4o-mini"]
+    (vista,) = read_scores(tmp_path, "M", asked, other_judges=both)["mathvista"]
+    assert not vista.metrics
 
 
 def test_the_newest_run_counts_and_one_without_scores_says_why(tmp_path):
